@@ -1,0 +1,1 @@
+"""The vocabulary: configuration, Record, errors, statistics, annotation."""

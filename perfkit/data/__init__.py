@@ -1,0 +1,1 @@
+"""Data on disk, one module a layout, and synthetic data."""

@@ -1,0 +1,1 @@
+"""Starting ranks, or finding out that somebody else did."""

@@ -1,0 +1,1 @@
+"""Clocks, warm-up, memory, environment, paired timing."""

@@ -1,0 +1,1 @@
+"""Image and network operators: the Python face and a pure-torch reference of each."""

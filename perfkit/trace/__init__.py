@@ -1,0 +1,1 @@
+"""Capturing, merging and validating torch.profiler traces."""

@@ -1,0 +1,1 @@
+"""One module a system: model, data, loss, optimiser and schedule."""

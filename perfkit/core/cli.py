@@ -1,38 +1,66 @@
-"""What every command shares: parsing flags into a model, and turning errors into exit codes."""
+"""What every command shares: flags made from a model, and errors turned into exit codes."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 import tyro
+from pydantic.fields import FieldInfo
 
 from perfkit.core.errors import PerfkitError
 
-T = TypeVar("T")
+Model = TypeVar("Model", bound=pydantic.BaseModel)
 Main = Callable[[Sequence[str] | None], int]
 
 EXIT_USER_ERROR = 2
 
 
-def parse(model: type[T], argv: Sequence[str] | None, *, prog: str, description: str) -> T:
-    """Return ``argv`` as a ``model``; a value the model refuses is a one-line PerfkitError."""
+def parse(
+    model: type[Model],
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str,
+    defaults: Mapping[str, Any] | None = None,
+) -> Model:
+    """Return ``argv`` as a ``model``, whose field docstrings (pydantic: descriptions) are the help.
+
+    ``defaults`` win over the model's own. A value that the model refuses is a one-line
+    PerfkitError; a flag that does not exist ends the process with code 2 and the nearest names.
+    """
+    # Parsed into a plain dataclass first: pydantic's refusal of a value then reaches this
+    # function instead of being printed, over ten lines, by the parser.
+    flags = dataclasses.make_dataclass(
+        model.__name__,
+        [_flag(name, info, defaults or {}) for name, info in model.model_fields.items()],
+        kw_only=True,
+    )
+    parsed: Any = tyro.cli(flags, args=argv, prog=prog, description=description)
+    return validate(model, {f.name: getattr(parsed, f.name) for f in dataclasses.fields(flags)})
+
+
+def validate(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Return ``values`` as a ``model``; a refused value is a PerfkitError naming the option."""
     try:
-        return tyro.cli(model, args=argv, prog=prog, description=description)
+        return model(**values)
     except pydantic.ValidationError as error:
-        raise PerfkitError(first_problem(error)) from None
+        raise PerfkitError(_first_problem(error)) from None
 
 
-def first_problem(error: pydantic.ValidationError) -> str:
-    """Return the first problem of a validation as one line that names the option."""
-    problem = error.errors(include_url=False, include_context=False)[0]
-    message = problem["msg"].removeprefix("Value error, ")
-    if not problem["loc"]:
-        return message
-    option = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-    return f"{option}: {message}, got {problem['input']!r}"
+def peek(option: str, argv: Sequence[str]) -> str | None:
+    """Return the value of an option that must be known before the flags can be parsed."""
+    for position, argument in enumerate(argv):
+        if argument == option and position + 1 < len(argv):
+            return argv[position + 1]
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
+    return None
 
 
 def run(main: Main, argv: Sequence[str] | None = None) -> int:
@@ -44,3 +72,43 @@ def run(main: Main, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("perfkit: interrupted", file=sys.stderr)
     return EXIT_USER_ERROR
+
+
+def _flag(
+    name: str, info: FieldInfo, defaults: Mapping[str, Any]
+) -> tuple[str, Any, dataclasses.Field[Any]]:
+    default = defaults.get(name, dataclasses.MISSING if info.is_required() else info.default)
+    argument = tyro.conf.arg(
+        help=info.description,
+        metavar=_metavar(info.annotation),
+        # A default of None means "follows from the rest", which the help says in words.
+        help_behavior_hint="" if default is None else None,
+    )
+    annotation: Any = info.annotation
+    for extra in (argument, *info.metadata):
+        annotation = Annotated[annotation, extra]
+    return name, annotation, dataclasses.field(default=default)
+
+
+def _metavar(annotation: Any) -> str | None:
+    """Return INT for ``int | None``: the parser's own word would be ``{None}|INT``."""
+    if not isinstance(annotation, types.UnionType) and typing.get_origin(annotation) is not (
+        typing.Union
+    ):
+        return None
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
+    kind = kinds[0]
+    while typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is typing.Literal:
+        return "{" + ",".join(typing.get_args(kind)) + "}"
+    return {int: "INT", str: "STR"}.get(kind, "PATH")
+
+
+def _first_problem(error: pydantic.ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    option = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+    return f"{option} {problem['input']}: {message[0].lower()}{message[1:]}"

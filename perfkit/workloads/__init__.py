@@ -1,1 +1,1 @@
-"""One module a system: model, data, loss, optimiser and schedule."""
+"""One module a system: model, data, loss, optimiser and schedule; see ``base.Workload``."""

@@ -1,0 +1,148 @@
+"""From the samples of a Record to costs, gains and phases."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from perfkit.core.record import Block, Cell, Record
+from perfkit.core.stats import Interval, ratio_interval
+
+EQUAL_BOUND = 0.02
+"""Two costs whose whole interval lies within this share of each other are called equal."""
+
+Word = Literal["faster", "slower", "equal", "undecided"]
+
+
+def round_step_s(cell: Cell) -> list[float]:
+    """Return seconds a step in each round: wall time of the slowest rank over its steps.
+
+    Not the median of steps: loader stalls come in few long steps, which a median hides.
+    """
+    slowest: dict[int, float] = defaultdict(float)
+    for block in cell.blocks:
+        slowest[block.round] = max(slowest[block.round], block.wall_s / len(block.steps))
+    return [slowest[index] for index in sorted(slowest)]
+
+
+def step_s(cell: Cell) -> float:
+    """Return seconds a step over the whole timed pass, on the slowest rank of each round."""
+    steps = {block.round: len(block.steps) for block in cell.blocks}
+    costs = dict(zip(sorted(steps), round_step_s(cell), strict=True))
+    return sum(costs[index] * steps[index] for index in steps) / sum(steps.values())
+
+
+def samples_per_s(cell: Cell) -> float:
+    """Return samples a second over all ranks."""
+    return cell.global_batch / step_s(cell)
+
+
+def epoch_s(cell: Cell, samples_per_epoch: int) -> float:
+    """Return the projected seconds of one epoch of training, incomplete batches dropped."""
+    return samples_per_epoch // cell.global_batch * step_s(cell)
+
+
+def loss(cell: Cell) -> float:
+    """Return the loss of the last timed step over the global batch.
+
+    A rank's loss is its part of the global mean times the number of ranks, so the mean over ranks
+    is the loss of the global batch.
+    """
+    last = max(block.round for block in cell.blocks)
+    losses = [block.steps[-1].loss for block in cell.blocks if block.round == last]
+    return sum(losses) / len(losses)
+
+
+def gain(cell: Cell, baseline: Cell) -> Interval:
+    """Return how many times as many samples a second as the baseline, within rounds.
+
+    Under strong scaling, where both train the same global batch, this is the speedup; under weak
+    scaling it is the scaled throughput X(N) / X(1).
+    """
+    rounds = min(len(round_step_s(cell)), len(round_step_s(baseline)))
+    return ratio_interval(
+        [seconds / baseline.global_batch for seconds in round_step_s(baseline)[:rounds]],
+        [seconds / cell.global_batch for seconds in round_step_s(cell)[:rounds]],
+    )
+
+
+def word_for(interval: Interval) -> Word:
+    """Return what a gain comes to."""
+    if interval.low >= 1 - EQUAL_BOUND and interval.high <= 1 + EQUAL_BOUND:
+        return "equal"
+    if interval.low > 1:
+        return "faster"
+    return "slower" if interval.high < 1 else "undecided"
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Mean seconds a step of one rank: its phases and what is left, which sum to the step."""
+
+    rank: int
+    clock: Literal["host", "device"]
+    seconds: dict[str, float]
+    transfer_s: float | None
+    """Part of forward and backward that moved tensors between devices, in host time."""
+
+
+def phases(cell: Cell, clock: Literal["host", "device"] = "host") -> Phases:
+    """Return the phases of the rank that took longest over the whole timed pass.
+
+    On the device clock (CUDA events) data wait is the time in which the device had nothing to do
+    because the host was waiting for data. Raises ValueError if there is no such clock.
+    """
+    wall: dict[int, float] = defaultdict(float)
+    for block in cell.blocks:
+        wall[block.rank] += block.wall_s
+    slowest = max(wall, key=lambda rank: wall[rank])
+    steps = [s for block in cell.blocks if block.rank == slowest for s in block.steps]
+    if clock == "device" and not all(step.device_phases_s for step in steps):
+        raise ValueError(f"cell {cell.label!r} was not measured with CUDA events")
+    total: dict[str, float] = defaultdict(float)
+    for step in steps:
+        for name, seconds in (step.phases_s if clock == "host" else step.device_phases_s).items():
+            total[name] += seconds
+    means = {name: seconds / len(steps) for name, seconds in total.items()}
+    means["other"] = max(wall[slowest] / len(steps) - sum(means.values()), 0.0)
+    moved = [s.communication_s for s in steps if s.communication_s is not None]
+    return Phases(slowest, clock, means, sum(moved) / len(steps) if moved else None)
+
+
+def exposed_communication(record: Record) -> Interval | None:
+    """Return the share of the step that exchanging gradients costs, or None if not measured.
+
+    The step minus the same step without exchange, interleaved: what a trace shows as all-reduce
+    runs beside backward, and only what it adds to the step is exposed.
+    """
+    ablations = [cell for cell in record.cells if cell.role == "ablation"]
+    strategy = record.cells[0]
+    if not ablations or not ablations[0].blocks:
+        return None
+    rounds = len(round_step_s(ablations[0]))
+    left = ratio_interval(round_step_s(ablations[0]), round_step_s(strategy)[:rounds])
+    return Interval(1 - left.estimate, 1 - left.high, 1 - left.low)
+
+
+def profiler_inflation(record: Record) -> float | None:
+    """Return median traced step over median timed step of rank 0, or None without a trace."""
+    if record.traces is None:
+        return None
+    timed = [step.host_s for block in _rank_blocks(record.cells[0], 0) for step in block.steps]
+    return median(record.traces.step_s) / median(timed)
+
+
+def baselines(record: Record) -> list[Cell]:
+    """Return the baselines that were measured."""
+    return [cell for cell in record.cells if cell.role == "baseline" and cell.blocks]
+
+
+def devices(cell: Cell) -> int:
+    """Return the devices of a cell over all ranks."""
+    return cell.ranks * cell.devices_per_rank
+
+
+def _rank_blocks(cell: Cell, rank: int) -> list[Block]:
+    return [block for block in cell.blocks if block.rank == rank]

@@ -1,0 +1,107 @@
+"""The correctness gate: a strategy must train as serial training does before it is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from perfkit.core.config import MIN_LOCAL_BATCH, RunConfig
+from perfkit.core.errors import PerfkitError
+from perfkit.core.record import Gate
+from perfkit.data.batches import EndlessBatchSampler
+from perfkit.engine.training import Training
+from perfkit.measure.recorder import StepRecorder
+from perfkit.strategies.base import Mesh
+from perfkit.workloads.base import Workload
+
+STEPS = 5
+TOLERANCE = 1e-9
+
+Parallelize = Callable[[nn.Module, Mesh], nn.Module]
+
+
+def equality_gate(
+    workload: Workload, parallelize: Parallelize, mesh: Mesh, config: RunConfig
+) -> Gate:
+    """Train a few steps under the strategy and serially, and compare every parameter.
+
+    float64, BatchNorm and dropout in eval mode, no augmentation, the same global batches: what
+    is left is the order of sums. Raises PerfkitError if any rank's parameters differ by more
+    than the tolerance.
+    """
+    global_batch = MIN_LOCAL_BATCH * mesh.world_size
+    tested = _train(workload, parallelize, mesh, config, global_batch)
+    alone = Mesh(rank=0, world_size=1, devices=mesh.devices[:1])
+    serial: list[Tensor] | None = None
+    if mesh.rank == 0:
+        serial = _train(workload, _serial, alone, config, global_batch)
+    difference = _largest_difference(tested, serial, mesh)
+    if not difference <= TOLERANCE:  # also catches nan
+        raise PerfkitError(
+            f"--strategy {config.strategy} does not train as serial training does: after {STEPS} "
+            f"steps in float64 parameters differ by {difference:.3g} (at most {TOLERANCE:g}), so "
+            "its speed would mean nothing; look for state that the ranks or stages do not share"
+        )
+    return Gate(
+        steps=STEPS,
+        global_batch=global_batch,
+        max_abs_difference=difference,
+        tolerance=TOLERANCE,
+    )
+
+
+def _serial(model: nn.Module, mesh: Mesh) -> nn.Module:
+    return model.to(mesh.first_device)
+
+
+def _train(
+    workload: Workload, parallelize: Parallelize, mesh: Mesh, config: RunConfig, global_batch: int
+) -> list[Tensor]:
+    torch.manual_seed(config.seed)
+    model = parallelize(workload.model().double(), mesh)
+    training = Training(
+        workload,
+        model.eval(),
+        _float64_batches(workload, mesh, config, global_batch),
+        mesh,
+        steps_per_epoch=STEPS,
+    )
+    training.run(STEPS, StepRecorder())
+    return [parameter.detach().cpu() for parameter in model.parameters()]
+
+
+def _float64_batches(
+    workload: Workload, mesh: Mesh, config: RunConfig, global_batch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    dataset = workload.dataset("train")
+    keys = EndlessBatchSampler(
+        len(dataset),  # type: ignore[arg-type]
+        global_batch=global_batch,
+        rank=mesh.rank,
+        world_size=mesh.world_size,
+        seed=config.seed,
+    )
+    for batch in keys:
+        inputs, targets = workload.collate([dataset[key.sample] for key in batch], None)
+        yield inputs.double(), targets
+
+
+def _largest_difference(tested: list[Tensor], serial: list[Tensor] | None, mesh: Mesh) -> float:
+    """Return the largest difference of any rank's parameters from rank 0's serial ones."""
+    differences = [torch.zeros((), dtype=torch.float64)]
+    for index, parameter in enumerate(tested):
+        reference = parameter.clone() if serial is None else serial[index]
+        if mesh.control is not None:
+            dist.broadcast(reference, src=0, group=mesh.control)
+        if parameter.numel():
+            differences.append((parameter - reference).abs().max())
+    # Tensor.max passes nan on, which Python's max would lose.
+    worst = torch.stack(differences).max()
+    if mesh.control is not None:
+        ranks = [torch.empty_like(worst) for _ in range(mesh.world_size)]
+        dist.all_gather(ranks, worst, group=mesh.control)
+        worst = torch.stack(ranks).max()
+    return float(worst)

@@ -1,0 +1,66 @@
+"""Peak memory of one process: its own high-water mark, its share of pages, its GPU memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+
+from perfkit.core.record import Memory
+
+MIB = 2**20
+
+
+def reset_peak(cuda_devices: Sequence[torch.device] = ()) -> None:
+    """Start counting peaks from now.
+
+    ru_maxrss covers the whole life of a process, so the kernel's own high-water mark is reset
+    (writing 5 to clear_refs, see proc(5)); where that is not allowed the mark is not reported.
+    """
+    clear_refs = Path("/proc/self/clear_refs")
+    if clear_refs.exists():
+        clear_refs.write_text("5", encoding="ascii")
+    for device in cuda_devices:
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def read_peak(cuda_devices: Sequence[torch.device] = ()) -> Memory:
+    """Return the peaks since the reset, in MiB."""
+    own = _status_mib(Path("/proc/self/status"), "VmHWM")
+    tree = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    shares = [_status_mib(Path(f"/proc/{process.pid}/smaps_rollup"), "Pss") for process in tree]
+    known = [share for share in shares if share is not None]
+    return Memory(
+        cpu_peak_mib=own,
+        cpu_pss_mib=sum(known) if known else None,
+        cuda_allocated_mib=[torch.cuda.max_memory_allocated(d) / MIB for d in cuda_devices],
+        cuda_reserved_mib=[torch.cuda.max_memory_reserved(d) / MIB for d in cuda_devices],
+    )
+
+
+def highest(first: Memory | None, second: Memory) -> Memory:
+    """Return the higher of two peaks, and the later share of pages."""
+    if first is None:
+        return second
+    return Memory(
+        cpu_peak_mib=max((m for m in (first.cpu_peak_mib, second.cpu_peak_mib) if m), default=None),
+        cpu_pss_mib=second.cpu_pss_mib,
+        cuda_allocated_mib=_each_highest(first.cuda_allocated_mib, second.cuda_allocated_mib),
+        cuda_reserved_mib=_each_highest(first.cuda_reserved_mib, second.cuda_reserved_mib),
+    )
+
+
+def _each_highest(first: list[float], second: list[float]) -> list[float]:
+    return [max(pair) for pair in zip(first, second, strict=True)]
+
+
+def _status_mib(path: Path, field: str) -> float | None:
+    try:
+        content = path.read_text(encoding="ascii")
+    except OSError:  # not Linux, or a loader worker that has just left
+        return None
+    found = re.search(rf"^{field}:\s+(\d+) kB", content, re.MULTILINE)
+    return int(found[1]) / 1024 if found else None

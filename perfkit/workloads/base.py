@@ -1,0 +1,98 @@
+"""What a workload is: the model and everything that trains it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+from perfkit.core.config import RunConfig
+from perfkit.core.errors import PerfkitError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from torch.utils.data import Dataset
+
+BUILT_IN = {"glaucoma": "perfkit.workloads.glaucoma:Glaucoma"}
+
+
+@runtime_checkable
+class Workload(Protocol):
+    """A class with these members can be profiled: ``--workload my_package.my_module:MyClass``.
+
+    It is made from the RunConfig, whose ``image_size`` and ``local_batch`` are filled in. A method
+    ``stages(model) -> list[nn.Module]``, the model cut into modules that are called one after the
+    other, makes model parallel possible; a model that is an nn.Sequential does without.
+    """
+
+    def __init__(self, config: RunConfig) -> None: ...
+
+    def model(self) -> nn.Module:
+        """Return a new model on the CPU, its weights drawn from torch's generator."""
+
+    def dataset(self, split: str) -> Dataset[Any]:
+        """Return the samples of "train", "val" or "test", by index."""
+
+    def collate(self, samples: Sequence[Any], seeds: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+        """Return (inputs, targets) of some samples.
+
+        ``seeds`` has one seed a sample for what is random in it, and is None where nothing may
+        be random (evaluation, correctness gate).
+        """
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (losses, weights), both [N]: the loss of a global batch is their weighted mean.
+
+        Means over ranks of weighted means would be wrong, so the weighing is left to the engine.
+        """
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """Return the optimiser of the model's parameters."""
+
+    def schedule(self, optimizer: Optimizer) -> LRScheduler:
+        """Return the learning-rate schedule, which is stepped once an epoch."""
+
+    clip_norm: float | None
+    """Largest norm of all gradients together, or None."""
+
+
+def load_workload(name: str) -> type[Workload]:
+    """Return the class of a built-in workload or of ``package.module:Class``."""
+    module_name, _, class_name = BUILT_IN.get(name, name).partition(":")
+    if not class_name:
+        raise PerfkitError(
+            f"--workload {name}: no such workload; known are {', '.join(sorted(BUILT_IN))}, or "
+            "name a class of yours as my_package.my_module:MyWorkload"
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError as error:
+        raise PerfkitError(
+            f"--workload {name}: {module_name} cannot be imported ({error})"
+        ) from None
+    if not inspect.isclass(found):
+        raise PerfkitError(f"--workload {name}: {module_name} has no class {class_name}")
+    missing = [member for member in _members() if not hasattr(found, member)]
+    if missing:
+        raise PerfkitError(
+            f"--workload {name}: {class_name} lacks {', '.join(missing)}; see "
+            "perfkit.workloads.base.Workload"
+        )
+    return cast(type[Workload], found)
+
+
+def stages_of(workload: Workload, model: nn.Module) -> list[nn.Module] | None:
+    """Return how the workload cuts its model, or None where it does not say."""
+    from torch import nn
+
+    cut = getattr(workload, "stages", None)
+    if cut is not None:
+        return list(cut(model))
+    return list(model) if isinstance(model, nn.Sequential) else None
+
+
+def _members() -> list[str]:
+    return ["model", "dataset", "collate", "loss", "optimizer", "schedule", "clip_norm"]

@@ -34,7 +34,7 @@ class _Camera(NamedTuple):
 
 _CAMERAS = (
     _Camera((1.00, 0.97, 0.92), 0.30, 0.0035, 2.0, True),
-    _Camera((0.98, 1.00, 0.84), 0.15, 0.0050, 1.5, True),
+    _Camera((1.00, 0.98, 0.86), 0.15, 0.0050, 1.5, True),
     _Camera((1.04, 0.93, 0.95), 0.35, 0.0040, 3.0, False),
     _Camera((0.98, 1.00, 1.10), 0.25, 0.0060, 2.5, False),
 )
@@ -182,7 +182,7 @@ def _paint_disc(image: Pixels, rng: Generator, eye: _Eye, frame: _Frame, ratio: 
     drop = (1 - ratio) * rng.uniform(-0.2, 0.2)
     cup = np.sqrt((x - lean) ** 2 + (y - drop) ** 2)
     cover = rng.uniform(0.85, 1.0) * _disk(cup, ratio, 0.2 + pixel)
-    _mix(image, _colour(rng, (0.99, 0.80, 0.54), spread=0.03), cover)
+    _mix(image, _colour(rng, (0.99, 0.80, 0.55), spread=0.02), cover)
 
 
 def _paint_vessels(

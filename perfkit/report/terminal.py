@@ -86,19 +86,8 @@ def costs_table(record: Record) -> Table:
     table.add_column("this run\n" + strategy.label, justify="right", style="bold")
     for baseline in baselines:
         table.add_column("baseline\n" + baseline.label, justify="right")
-    cells = [strategy, *baselines]
-    epoch = record.data.samples_per_epoch
-    rows: list[tuple[str, Callable[[Cell], str]]] = [
-        ("s/step", lambda cell: f"{speed.step_s(cell):.3f}"),
-        ("samples/s", lambda cell: f"{speed.samples_per_s(cell):.1f}"),
-        ("epoch, projected", lambda cell: duration(speed.epoch_s(cell, epoch))),
-        ("time to first step", lambda cell: duration(max(cell.time_to_first_step_s))),
-        (f"peak {memory_kind(strategy)} MiB per rank", peak),
-        ("global batch", lambda cell: str(cell.global_batch)),
-        ("loss of last step", lambda cell: f"{speed.loss(cell):.3f}"),
-    ]
-    for name, value in rows:
-        table.add_row(name, *(value(cell) for cell in cells))
+    for name, value in cost_rows():
+        table.add_row(name, *(value(record, cell) for cell in (strategy, *baselines)))
     if baselines:
         gains = [speed.gain(strategy, baseline) for baseline in baselines]
         count = speed.devices(strategy)
@@ -109,6 +98,22 @@ def costs_table(record: Record) -> Table:
         table.add_row(f"{efficiency_name} on {count} devices", "", *efficiencies)
         table.add_row("ceiling of the strategy", f"{strategy.ceiling:g}x")
     return table
+
+
+def cost_rows() -> list[tuple[str, Callable[[Record, Cell], str]]]:
+    """Return the absolute costs of a cell: their names, and how to tell them."""
+    return [
+        ("s/step", lambda _, cell: f"{speed.step_s(cell):.3f}"),
+        ("samples/s", lambda _, cell: f"{speed.samples_per_s(cell):.1f}"),
+        (
+            "epoch, projected",
+            lambda record, cell: duration(speed.epoch_s(cell, record.data.samples_per_epoch)),
+        ),
+        ("time to first step", lambda _, cell: duration(max(cell.time_to_first_step_s))),
+        ("peak memory per rank", lambda _, cell: peak(cell)),
+        ("global batch", lambda _, cell: str(cell.global_batch)),
+        ("loss of last timed step", lambda _, cell: f"{speed.loss(cell):.3f}"),
+    ]
 
 
 def phases_table(record: Record) -> Table:
@@ -168,7 +173,7 @@ def verdict(record: Record, baseline: Cell) -> str:
     gain = speed.gain(strategy, baseline)
     evidence = (
         f"{interval(gain, 'x')} the samples/s of {baseline.label} on "
-        f"{speed.devices(strategy)} device(s), ceiling {strategy.ceiling:g}x"
+        f"{_device_words(strategy)}, ceiling {strategy.ceiling:g}x"
     )
     return {
         "faster": f"Yes: {evidence}.",
@@ -199,13 +204,9 @@ def peak(cell: Cell) -> str:
     """Return the peak memory of the rank that took most: of its GPUs where it has some."""
     on_gpu = [max(memory.cuda_allocated_mib) for memory in cell.memory if memory.cuda_allocated_mib]
     on_cpu = [memory.cpu_peak_mib for memory in cell.memory if memory.cpu_peak_mib is not None]
-    known = on_gpu or on_cpu
-    return f"{max(known):,.0f}" if known else "?"
-
-
-def memory_kind(cell: Cell) -> str:
-    """Return which memory ``peak`` tells of."""
-    return "GPU" if cell.devices[0][0].startswith("cuda") else "CPU"
+    if on_gpu:
+        return f"{max(on_gpu):,.0f} MiB GPU"
+    return f"{max(on_cpu):,.0f} MiB CPU" if on_cpu else "?"
 
 
 def _placement(cell: Cell) -> str:

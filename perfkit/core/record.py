@@ -21,6 +21,9 @@ SCHEMA_MAJOR = 1
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.0"
 RECORD_NAME = "record.json"
 
+FOREIGN_LOAD_BOUND = 0.10
+"""Share of the host's CPU time that other processes may take before numbers are doubtful."""
+
 Role = Literal["strategy", "baseline", "ablation"]
 
 
@@ -113,8 +116,8 @@ class Block(_Part):
     round: int
     rank: int
     wall_s: float
-    cpu_s: float
-    """CPU seconds of the rank's process tree."""
+    turn_cpu_s: float
+    """CPU seconds of the rank's process tree over its whole turn, the untimed lead-in included."""
     steps: list[StepSample]
 
 
@@ -155,7 +158,7 @@ class Cell(_Part):
     placement: list[int]
     stage_cost_s: list[float]
     crossings: int | None
-    """Moves between devices in one observed forward and backward; None without stages."""
+    """Times an activation was seen to change device in one forward; None without stages."""
     blocks: list[Block]
     load: list[HostLoad]
     memory: list[Memory]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import time
 from dataclasses import dataclass, field
@@ -106,13 +105,14 @@ class RankCell:
             check_stages_apart(self.facts.observed, len(self.mesh.devices))
         return self.facts
 
-    def gate(self) -> Gate:
-        """Hold the strategy against serial training; PerfkitError if they differ."""
-        gate = equality_gate(self._workload, self._parallelize, self.mesh, self._config)
-        gc.collect()
-        if self._cuda:
-            torch.cuda.empty_cache()  # the float64 models would stay in the reserved peak
-        return gate
+    def gate(self, placement: Placement | None) -> Gate:
+        """Hold the strategy against serial training; PerfkitError if they differ.
+
+        ``placement`` is that of the cell that is timed, so that the same split is tested. Do not
+        time this cell afterwards: see ``perfkit.engine.cell_process``.
+        """
+        self._placement = placement
+        return equality_gate(self._workload, self._parallelize, self.mesh, self._config)
 
     def warm_up(self) -> tuple[list[float], bool]:
         """Train until rank 0's step time is stable or the cap is reached.
@@ -131,22 +131,25 @@ class RankCell:
 
     def block(self, round_index: int, steps: int, *, communicate: bool = True) -> Block:
         """Time ``steps`` steps without profiler: one barrier before them, one wait after."""
+        cpu_s = tree_cpu_s()
         self._settle(communicate)
         recorder = StepRecorder(self._cuda)
         reset_peak(self._cuda)
-        cpu_s = tree_cpu_s()
         barrier(self.mesh)
         started = time.perf_counter()
         self._training.run(steps, recorder, communicate=communicate)
         samples = recorder.samples()
         wall_s = time.perf_counter() - started
-        cpu_s = tree_cpu_s() - cpu_s
         if communicate:
             self._memory = highest(self._memory, read_peak(self._cuda))
         else:
             self._training.reunite()
         return Block(
-            round=round_index, rank=self.mesh.rank, wall_s=wall_s, cpu_s=cpu_s, steps=samples
+            round=round_index,
+            rank=self.mesh.rank,
+            wall_s=wall_s,
+            turn_cpu_s=tree_cpu_s() - cpu_s,
+            steps=samples,
         )
 
     def memory(self) -> Memory:
@@ -165,6 +168,11 @@ class RankCell:
                 self._training.run(1, recorder)
                 profiler.step()
         return [sample.host_s for sample in recorder.samples()[WARMUP_STEPS:]]
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where the stages lie; None where the strategy does not place stages."""
+        return self._placement
 
     @property
     def stage_count(self) -> int:

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from perfkit.core.config import RunConfig
-from perfkit.core.record import Block, Cell, HostLoad, Memory, Role
+from perfkit.core.record import FOREIGN_LOAD_BOUND, Block, Cell, HostLoad, Memory, Role
 from perfkit.engine.cell import RankFacts
 from perfkit.engine.resolve import Batch, batch_sizes
 from perfkit.strategies import STRATEGIES
 from perfkit.strategies.base import Device
 
-FOREIGN_LOAD_BOUND = 0.10  # share of all CPU time; more is a taint
 MIN_STEPS = 10  # fewer timed steps are a taint
 
 Turn = Callable[[int, int], list[Block]]  # (round, steps) -> the blocks of every rank, at rank 0
@@ -94,9 +93,10 @@ def baseline_configs(
 def label_of(config: RunConfig, device: Device) -> str:
     """Return the name of a cell in tables."""
     count = config.threads or 1
-    threads = f", {count} thread{'s' if count > 1 else ''}"
-    ranks = f" x {config.ranks} ranks" if (config.ranks or 1) > 1 else ""
-    return config.strategy + ("" if device.torch_device.type == "cuda" else threads) + ranks
+    parts = [f"{config.ranks} ranks"] if (config.ranks or 1) > 1 else []
+    if device.torch_device.type != "cuda":
+        parts.append(f"{count} thread{'s' if count > 1 else ''}")
+    return ", ".join([config.strategy, *([" x ".join(parts)] if parts else [])])
 
 
 def late_taints(cells: list[CellLog]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,8 @@ from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.host import available_cores
 from perfkit.core.record import Block, Gate, Record, Traces, write_record
-from perfkit.engine.baseline import BaselineProcess
 from perfkit.engine.cell import RankCell
+from perfkit.engine.cell_process import CellProcess
 from perfkit.engine.cells import CellLog, baseline_configs, label_of, late_taints
 from perfkit.engine.folder import run_folder
 from perfkit.engine.group import barrier, gather, joined, share
@@ -24,6 +25,7 @@ from perfkit.engine.resolve import batch_sizes, resolve, steps_of_round
 from perfkit.engine.traced_pass import traced_pass
 from perfkit.launch.child import report_errors
 from perfkit.launch.detect import Place
+from perfkit.launch.spawn import free_port
 from perfkit.measure.environment import describe_environment
 from perfkit.measure.host_load import HostLoadMeter
 from perfkit.strategies import STRATEGIES
@@ -97,7 +99,7 @@ class Run:
         self.gate: Gate | None = None
         self.traces: Traces | None = None
         self.taints: list[str] = []
-        self._baselines: list[BaselineProcess] = []
+        self._baselines: list[CellProcess] = []
         self._created_at = datetime.now(UTC).isoformat(timespec="seconds")
 
     def profile(self, listener: Listener) -> None:
@@ -114,7 +116,7 @@ class Run:
             listener.expect(4 + len(configs) + self.config.rounds * (1 + len(configs) + exchanges))
             listener.start("correctness gate")
             if self.config.strategy != "serial":
-                self.gate = cell.gate()
+                self.gate = self._gate(cell)
             for config in configs:
                 listener.start(f"first step of baseline {label_of(config, self._first_device())}")
                 self.cells.append(self._baseline(config, processes))
@@ -157,6 +159,16 @@ class Run:
         label = f"{log.label}, no communication"
         return CellLog("ablation", label, log.config, log.backend, turn, log.facts)
 
+    def _gate(self, cell: RankCell) -> Gate:
+        """Run the gate in one process beside each rank."""
+        port = share(free_port() if self.mesh.rank == 0 else None, self.mesh)
+        place = dataclasses.replace(self.place, master_port=port)
+        process = CellProcess(
+            self.config, self.mesh.devices, place=place, backend=self.choice.backend
+        )
+        with contextlib.closing(process):
+            return process.gate(cell.placement)
+
     def _baseline_configs(self) -> list[RunConfig]:
         configs, notices = baseline_configs(
             self.config,
@@ -172,14 +184,14 @@ class Run:
         label = label_of(config, self._first_device())
         if self.mesh.rank != 0:
             return CellLog("baseline", label, config, None, lambda *_: [], [])
-        process = BaselineProcess(config, self._first_device())
+        process = CellProcess(config, [self._first_device()])
         processes.callback(process.close)
         self._baselines.append(process)
 
         def turn(round_index: int, steps: int) -> list[Block]:
             return [process.block(round_index, steps)]
 
-        return CellLog("baseline", label, config, None, turn, [process.facts])
+        return CellLog("baseline", label, config, None, turn, [process.first_step()])
 
     def _warm_up(self, cell: RankCell) -> None:
         log = self.cells[0]
@@ -206,12 +218,12 @@ class Run:
                 blocks = log.turn(index, steps_of_round(steps, rounds, index))
                 if self.mesh.rank != 0:
                     continue
-                own = sum(block.cpu_s for block in blocks[: self.place.local_world_size])
+                own = sum(block.turn_cpu_s for block in blocks[: self.place.local_world_size])
                 log.load.append(meter.stop(index, own_cpu_s=own, cpus=psutil.cpu_count() or 1))
                 log.blocks += blocks
                 self._save(complete=False)
 
-    def _logs_of_baselines(self) -> list[tuple[CellLog, BaselineProcess]]:
+    def _logs_of_baselines(self) -> list[tuple[CellLog, CellProcess]]:
         logs = [log for log in self.cells if log.role == "baseline"]
         return list(zip(logs, self._baselines, strict=False))  # only rank 0 has the processes
 

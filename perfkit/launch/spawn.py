@@ -56,7 +56,7 @@ def run_ranks(
     then this process with SystemExit(128 + number). Call this from the main thread.
     """
     inherited = os.environ if environ is None else environ
-    port = _free_port()
+    port = free_port()
     processes: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory(prefix="perfkit-ranks-") as folder, _signals() as received:
         reports = [Path(folder) / f"rank{rank}.json" for rank in range(ranks)]
@@ -213,7 +213,8 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from perfkit.analysis import speed
-from perfkit.core.record import Cell, Record, read_record
+from perfkit.core.record import FOREIGN_LOAD_BOUND, Cell, Record, read_record
 from perfkit.core.stats import Interval
 
 PHASE_NAMES = {
@@ -23,7 +23,7 @@ PHASE_NAMES = {
     "other": "other",
 }
 # Speedup is for the same work; where the global batch grows with the ranks, throughput grows.
-GAIN_NAMES = {True: ("speedup", "efficiency"), False: ("throughput gain", "throughput eff.")}
+GAIN_NAMES = {True: ("speedup", "efficiency"), False: ("throughput gain", "throughput efficiency")}
 MERGED = "traces/merged.json.gz"
 
 
@@ -81,11 +81,11 @@ def conditions(record: Record) -> str:
 def costs_table(record: Record) -> Table:
     """Return the strategy and its baselines side by side, absolute cost first."""
     strategy, baselines = record.cells[0], speed.baselines(record)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("")
-    table.add_column("this run\n" + strategy.label, justify="right", style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("this run\n" + _heading(strategy), justify="right", style="bold")
     for baseline in baselines:
-        table.add_column("baseline\n" + baseline.label, justify="right")
+        table.add_column("baseline\n" + _heading(baseline), justify="right")
     for name, value in cost_rows():
         table.add_row(name, *(value(record, cell) for cell in (strategy, *baselines)))
     if baselines:
@@ -93,9 +93,11 @@ def costs_table(record: Record) -> Table:
         count = speed.devices(strategy)
         same_work = all(cell.global_batch == strategy.global_batch for cell in baselines)
         gain_name, efficiency_name = GAIN_NAMES[same_work]
-        table.add_row(gain_name, "", *(interval(gain, "x") for gain in gains))
+        table.add_row(gain_name, "", *(f"{gain.estimate:.2f}x" for gain in gains))
+        bounds = (interval(gain, "x").partition(" ")[2] for gain in gains)
+        table.add_row("  95 % interval", "", *bounds)
         efficiencies = (f"{gain.estimate / count:.2f}" for gain in gains)
-        table.add_row(f"{efficiency_name} on {count} devices", "", *efficiencies)
+        table.add_row(efficiency_name, "", *efficiencies)
         table.add_row("ceiling of the strategy", f"{strategy.ceiling:g}x")
     return table
 
@@ -153,10 +155,9 @@ def findings(record: Record) -> list[str]:
             "gradients that backward did not hide (step minus the same step without exchange)"
         )
     if strategy.crossings is not None:
-        apart = f"{strategy.devices_per_rank} devices a rank"
         lines.append(
-            f"observed: stages on {apart}, {strategy.crossings} moves between them in a forward "
-            "and backward"
+            f"observed: stages on {strategy.devices_per_rank} devices a rank, "
+            f"{strategy.crossings} crossing(s) between them in each direction"
         )
     inflation = speed.profiler_inflation(record)
     if inflation is not None:
@@ -175,12 +176,20 @@ def verdict(record: Record, baseline: Cell) -> str:
         f"{interval(gain, 'x')} the samples/s of {baseline.label} on "
         f"{_device_words(strategy)}, ceiling {strategy.ceiling:g}x"
     )
+    busy = max(foreign_share(cell) for cell in (strategy, baseline)) > FOREIGN_LOAD_BOUND
+    if busy:
+        return f"Doubtful, the host was busy with other work; measure again. Seen: {evidence}."
     return {
         "faster": f"Yes: {evidence}.",
         "slower": f"No: {evidence}.",
         "equal": f"No gain: {evidence}.",
         "undecided": f"Undecided in {len(speed.round_step_s(strategy))} rounds: {evidence}.",
     }[speed.word_for(gain)]
+
+
+def foreign_share(cell: Cell) -> float:
+    """Return the largest share of the host's CPU time that others took beside the cell."""
+    return max((load.foreign_cpu_share or 0.0 for load in cell.load), default=0.0)
 
 
 def interval(value: Interval, unit: str, *, percent: bool = False) -> str:
@@ -207,6 +216,11 @@ def peak(cell: Cell) -> str:
     if on_gpu:
         return f"{max(on_gpu):,.0f} MiB GPU"
     return f"{max(on_cpu):,.0f} MiB CPU" if on_cpu else "?"
+
+
+def _heading(cell: Cell) -> str:
+    """Return the label on two lines, for a narrow column."""
+    return cell.label.replace(", ", "\n", 1)
 
 
 def _placement(cell: Cell) -> str:

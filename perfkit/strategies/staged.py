@@ -19,7 +19,7 @@ DEVICE_NAME = "_perfkit_device"  # attribute of tensors on a stand-in: torch see
 class StagedModel(nn.Module):
     """Call ``stages`` in turn, stage i on ``devices[placement.devices[i]]``.
 
-    ``transfers`` counts the crossings of every forward and backward and sums their host time.
+    ``transfers`` counts the crossings and sums their host time.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class StagedModel(nn.Module):
 
 
 class Moved(NamedTuple):
-    """What crossed between devices: how often, and the host seconds it took.
+    """Crossings between devices in forward, and the host seconds they took in both directions.
 
     On a CPU the host time is the copy; on a GPU it is the launch, and the copy is in the trace.
     """
@@ -71,14 +71,18 @@ class Transfers:
     """Moves tensors between devices and counts."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._crossings = 0
         self._host_s = 0.0
 
     def take(self) -> Moved:
         """Return what moved since the last call."""
-        moved = Moved(self._count, self._host_s)
-        self._count, self._host_s = 0, 0.0
+        moved = Moved(self._crossings, self._host_s)
+        self._crossings, self._host_s = 0, 0.0
         return moved
+
+    def count_crossing(self) -> None:
+        """Count an activation that changes device on its way forward."""
+        self._crossings += 1
 
     def move(self, tensor: Tensor, source: Device, target: Device) -> Tensor:
         """Return a copy of ``tensor`` on ``target``."""
@@ -91,7 +95,6 @@ class Transfers:
                 else tensor.to(target.torch_device, non_blocking=True)
             )
         mark(moved, target)
-        self._count += 1
         self._host_s += perf_counter() - started
         return moved
 
@@ -122,6 +125,7 @@ class _Transfer(torch.autograd.Function):
         ctx: Any, tensor: Tensor, source: Device, target: Device, transfers: Transfers
     ) -> Tensor:
         ctx.route = (target, source, transfers)
+        transfers.count_crossing()
         return transfers.move(tensor, source, target)
 
     @staticmethod

@@ -10,6 +10,7 @@ from pathlib import Path
 from perfkit.core import cli
 from perfkit.core.config import RunConfig, read_toml
 from perfkit.core.host import available_cores
+from perfkit.engine.folder import default_name, what_is_left
 from perfkit.launch.detect import Place, detect
 from perfkit.launch.spawn import RankError, run_ranks
 from perfkit.strategies import STRATEGIES
@@ -25,16 +26,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = detect(os.environ)
     if place is not None:
         return _be_a_rank(config, place)
+    # Named here, so that this process can say what is left of a run that does not end.
+    name = config.name or default_name(config, devices=layout.devices)
+    folder = config.runs / name
+    command = [sys.executable, "-m", "perfkit.profile", *arguments, "--name", name]
     threads = config.threads or max(available_cores() // layout.ranks, 1)
     try:
-        return run_ranks(
-            [sys.executable, "-m", "perfkit.profile", *arguments],
-            ranks=layout.ranks,
-            threads=threads,
-        )
+        return run_ranks(command, ranks=layout.ranks, threads=threads)
     except RankError as error:
-        print(f"perfkit: {error.message}", file=sys.stderr)
+        print(f"perfkit: error: {error.message}\n{what_is_left(folder)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"perfkit: interrupted; {what_is_left(folder)}", file=sys.stderr)
+        return cli.EXIT_USER_ERROR
 
 
 class Flags(RunConfig):
@@ -66,11 +70,16 @@ def _be_a_rank(config: RunConfig, place: Place) -> int:
         from perfkit.report.progress import ProgressDisplay, Silence
         from perfkit.report.terminal import print_run
 
-        if place.rank != 0:
-            profile_rank(config, place, Silence())
-            return 0
-        with ProgressDisplay() as progress:
-            folder = profile_rank(config, place, progress)
+        try:
+            if place.rank != 0:
+                profile_rank(config, place, Silence())
+                return 0
+            with ProgressDisplay() as progress:
+                folder = profile_rank(config, place, progress)
+        except KeyboardInterrupt:
+            if place.launcher != "perfkit" and place.rank == 0:
+                raise
+            return cli.EXIT_USER_ERROR  # the process that started the ranks tells
         if folder is not None:
             print_run(folder)
     return 0

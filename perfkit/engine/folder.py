@@ -9,6 +9,21 @@ from pathlib import Path
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
+from perfkit.core.record import RECORD_NAME
+
+
+def default_name(config: RunConfig, *, devices: int) -> str:
+    """Return the name of a run folder that was given none: it sorts by time and tells what ran."""
+    now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return f"{now}-{config.workload.rpartition(':')[2]}-{config.strategy}-{devices}"
+
+
+def what_is_left(folder: Path) -> str:
+    """Return where the samples of a run that did not end are, as the end of a sentence."""
+    record = folder / RECORD_NAME
+    if record.exists():
+        return f"what was measured until then is in {record}, marked incomplete"
+    return "nothing had been measured yet"
 
 
 @contextlib.contextmanager
@@ -20,9 +35,7 @@ def run_folder(config: RunConfig, rank: int) -> Iterator[Path | None]:
     if rank != 0:
         yield None
         return
-    now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    workload = config.workload.rpartition(":")[2]
-    folder = config.runs / (config.name or f"{now}-{workload}-{config.strategy}-{config.gpus}")
+    folder = config.runs / (config.name or default_name(config, devices=config.gpus or 1))
     try:
         folder.mkdir(parents=True)
     except FileExistsError:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch.profiler
 from torch.profiler import ProfilerActivity
 
-from perfkit.trace.files import replacing
+from perfkit.core.files import replacing
 
 WARMUP_STEPS = 1
 """Steps that run under the profiler before the traced ones and are not recorded."""

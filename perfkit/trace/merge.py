@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from perfkit.trace.files import replacing
+from perfkit.core.files import replacing
 from perfkit.trace.read import Trace, read_trace
 
 _PROCESS_METADATA = ("process_name", "process_labels", "process_sort_index")

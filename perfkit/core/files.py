@@ -1,4 +1,4 @@
-"""Trace files that are there whole or not at all."""
+"""Files that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` that becomes ``path`` when the block succeeds.
 
-    The name ends in ``.gz``. The folder is made if it is missing; when the block raises, nothing
-    is left behind and an older file at ``path`` is untouched.
+    The name ends as ``path`` does, for writers that choose a format by it. The folder is made if
+    it is missing; when the block raises, nothing is left behind and an older file at ``path`` is
+    untouched. Raises OSError where the folder or the file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.gz")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Everything that only a CUDA machine can show, in under ten minutes: GPU tests, one run of every
+# strategy that its GPUs allow, and the benchmark cases. Needs no network: the packages must be
+# there (or on PYTHONPATH). Usage: scripts/gpu_check.sh [FOLDER FOR RUNS]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+runs=${1:-runs/gpu_check}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
+if [ "$gpus" -eq 0 ]; then
+    echo "gpu_check: torch sees no CUDA device" >&2
+    exit 2
+fi
+
+"$PYTHON" -m pytest -q -m gpu -p no:cacheprovider
+
+profile() {
+    "$PYTHON" -m perfkit.profile --device cuda --runs "$runs" --name "$@"
+}
+profile serial --strategy serial
+profile ddp-oversubscribed --strategy ddp --gpus 2 --oversubscribe --local-batch 8 --steps 40
+if [ "$gpus" -ge 2 ]; then
+    profile ddp --strategy ddp --gpus 2
+    profile model-parallel --strategy model_parallel --gpus 2
+    profile model-parallel-interleaved --strategy model_parallel --gpus 2 --placement interleaved
+fi
+if [ "$gpus" -ge 4 ]; then
+    profile ddp-model-parallel --strategy ddp_model_parallel --gpus 4
+fi
+"$PYTHON" -m perfkit.compare "$runs"/*/ --figure "$runs/compare.png"
+"$PYTHON" -m pytest bench/ -q --benchmark-only -k "overhead or start or help"

@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     layout = STRATEGIES[config.strategy].layout(config)
     place = detect(os.environ)
     if place is not None:
-        return _be_a_rank(config, place)
+        from perfkit.launch.child import leave
+
+        leave(cli.run(lambda _: _be_a_rank(config, place)))
     # Named here, so that this process can say what is left of a run that does not end.
     name = config.name or default_name(config, devices=layout.devices)
     folder = config.runs / name
@@ -34,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_ranks(command, ranks=layout.ranks, threads=threads)
     except RankError as error:
-        print(f"perfkit: error: {error.message}\n{what_is_left(folder)}", file=sys.stderr)
+        print(f"perfkit: error: {error.message}", file=sys.stderr)
+        print(f"perfkit: {what_is_left(folder)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"perfkit: interrupted; {what_is_left(folder)}", file=sys.stderr)

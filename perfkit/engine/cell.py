@@ -169,6 +169,10 @@ class RankCell:
                 profiler.step()
         return [sample.host_s for sample in recorder.samples()[WARMUP_STEPS:]]
 
+    def close(self) -> None:
+        """Stop the loader workers."""
+        self._training.close()
+
     @property
     def placement(self) -> Placement | None:
         """Where the stages lie; None where the strategy does not place stages."""

@@ -27,7 +27,7 @@ from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Block, Gate, Memory
 from perfkit.engine.cell import RankCell, RankFacts
 from perfkit.engine.group import joined
-from perfkit.launch.child import die_with_parent
+from perfkit.launch.child import die_with_parent, leave
 from perfkit.launch.detect import Place
 from perfkit.strategies.base import Device, Mesh
 from perfkit.strategies.placement import Placement
@@ -123,6 +123,8 @@ def serve(connection: Connection, config: RunConfig, mesh: Mesh) -> None:
         try:
             method, arguments = connection.recv()
         except EOFError:
+            if cell is not None:
+                cell.close()
             return
         try:
             cell = cell or RankCell(config, mesh)
@@ -152,6 +154,7 @@ def main() -> None:
     devices = tuple(Device(torch.device(device), name) for device, name in spec["devices"])
     with joined(Place(**spec["place"]), devices, spec["backend"]) as mesh:
         serve(Connection(int(sys.argv[1])), RunConfig.model_validate(spec["config"]), mesh)
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -72,8 +72,7 @@ def baseline_configs(
     and as many as all ranks have (what the same cores do without it). On one device there is
     nothing to compare.
     """
-    devices = (config.ranks or 1) if config.strategy == "ddp" else (config.gpus or 1)
-    if config.baseline == "none" or devices == 1:
+    if config.baseline == "none" or config.gpus == 1:
         return [], []
     per_rank = config.threads or 1
     total = per_rank * (config.ranks or 1)

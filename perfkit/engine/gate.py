@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from perfkit.core.config import MIN_LOCAL_BATCH, RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Gate
-from perfkit.data.batches import EndlessBatchSampler
+from perfkit.data.batches import EndlessBatchSampler, SeededDataset
 from perfkit.engine.training import Training
 from perfkit.measure.recorder import StepRecorder
 from perfkit.strategies.base import Mesh
@@ -75,8 +75,9 @@ def _train(
 
 def _float64_batches(
     workload: Workload, mesh: Mesh, config: RunConfig, global_batch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Tensor, Tensor]]:
     dataset = workload.dataset("train")
+    samples = SeededDataset(dataset, config.seed)  # what it draws must not depend on the ranks
     keys = EndlessBatchSampler(
         len(dataset),  # type: ignore[arg-type]
         global_batch=global_batch,
@@ -85,7 +86,7 @@ def _float64_batches(
         seed=config.seed,
     )
     for batch in keys:
-        inputs, targets = workload.collate([dataset[key.sample] for key in batch], None)
+        inputs, targets = workload.collate([samples[key][0] for key in batch], None)
         yield inputs.double(), targets
 
 

@@ -38,9 +38,9 @@ def joined(place: Place, devices: tuple[Device, ...], backend: str) -> Iterator[
     device = devices[0].torch_device
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None
-    )
+    # Bound to a device, NCCL connects at once, but then refuses tensors of any other device.
+    bound = backend == "nccl" and len(devices) == 1
+    dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if bound else None)
     try:
         control = dist.new_group(backend="gloo", timeout=TIMEOUT)
         assert not isinstance(control, int)  # only a rank outside the group gets a number

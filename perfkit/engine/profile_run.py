@@ -109,8 +109,8 @@ class Run:
             listener.say(taint)
         listener.start("first step")
         cell = RankCell(self.config, self.mesh)
-        self.cells.append(self._strategy(cell))
-        with contextlib.ExitStack() as processes:
+        with contextlib.closing(cell), contextlib.ExitStack() as processes:
+            self.cells.append(self._strategy(cell))
             configs = self._baseline_configs()
             exchanges = self.mesh.group is not None
             listener.expect(4 + len(configs) + self.config.rounds * (1 + len(configs) + exchanges))
@@ -128,9 +128,10 @@ class Run:
             self.cells[0].memory = gather(cell.memory(), self.mesh)
             for log, process in self._logs_of_baselines():
                 log.memory = [process.memory()]
-        listener.start("traced pass")
-        if self.config.trace_steps:
-            self.traces = traced_pass(cell, self.mesh, self.folder, self.config.trace_steps)
+            processes.close()  # a traced step must have the machine to itself
+            listener.start("traced pass")
+            if self.config.trace_steps:
+                self.traces = traced_pass(cell, self.mesh, self.folder, self.config.trace_steps)
         if self.mesh.rank == 0:
             self.taints += late_taints(self.cells)
             self._save(complete=True)

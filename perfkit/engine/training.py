@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -36,7 +36,7 @@ class Training:
         self,
         workload: Workload,
         model: nn.Module,
-        batches: Iterator[tuple[Tensor, Tensor]],
+        batches: Generator[tuple[Tensor, Tensor]],
         mesh: Mesh,
         *,
         steps_per_epoch: int,
@@ -81,6 +81,10 @@ class Training:
                     self._optimizer.zero_grad(set_to_none=True)
                     self._end_of_step()
                 recorder.finish(loss, self._take_moved())
+
+    def close(self) -> None:
+        """Stop the loader workers, if there are any."""
+        self.batches.close()
 
     def reunite(self) -> None:
         """Give every rank rank 0's parameters, buffers and optimiser state again."""
@@ -148,8 +152,12 @@ class Collate:
 
 def endless_batches(
     workload: Workload, config: RunConfig, mesh: Mesh, global_batch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return this rank's share of every global batch, loaded by ``config.workers`` workers."""
+) -> Generator[tuple[Tensor, Tensor]]:
+    """Yield this rank's share of every global batch, loaded by ``config.workers`` workers.
+
+    The workers live from the first batch until the generator is closed. Raises PerfkitError, at
+    the first batch, if the training set is smaller than a global batch.
+    """
     dataset = workload.dataset("train")
     samples = len(dataset)  # type: ignore[arg-type]
     if samples < global_batch:
@@ -176,7 +184,7 @@ def endless_batches(
         prefetch_factor=PREFETCH_FACTOR if config.workers else None,
         pin_memory=mesh.first_device.type == "cuda",
     )
-    return iter(loader)
+    yield from loader
 
 
 def _start_worker(_: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ class EndlessBatchSampler(Sampler[list[SampleKey]]):
 
 
 class SeededDataset(Dataset[tuple[Any, int]]):
-    """Returns (sample, seed) for a SampleKey, torch's generator being seeded with that seed.
+    """Returns (sample, seed) for a SampleKey, torch's CPU generator being seeded with that seed.
 
     So a data set that draws random numbers from torch is reproducible without knowing of epochs.
     """
@@ -67,9 +68,20 @@ class SeededDataset(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, key: SampleKey) -> tuple[Any, int]:
         seed = sample_seed(self._seed, key.epoch, key.sample)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return self._dataset[key.sample], seed
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator for the duration of the block and put it back afterwards.
+
+    Not by torch.manual_seed, which would seed the generators of the GPUs too, and so the dropout
+    of the training that goes on around the block.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

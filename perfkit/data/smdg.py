@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -68,10 +69,19 @@ class SmdgFolder:
     def read(self, index: int) -> Tensor:
         """Return image ``index``, resized with antialiasing: uint8 RGB [3, size, size]."""
         with Image.open(self._paths[index]) as image:
-            pixels = transforms.pil_to_tensor(image.convert("RGB"))
+            pixels = transforms.pil_to_tensor(_rgb(image))
         size = [self._size, self._size]
         resized: Tensor = transforms.resize(pixels, size, antialias=True)
         return resized
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Return the image as 8-bit RGB, without its transparency."""
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P":  # Pillow warns of a palette whose transparency is lost at once
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def damage_of(path: Path) -> str | None:

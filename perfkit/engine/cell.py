@@ -21,10 +21,15 @@ from perfkit.engine.resolve import batch_sizes
 from perfkit.engine.training import PREFETCH_FACTOR, Training, endless_batches, staged_part
 from perfkit.measure.host_load import tree_cpu_s
 from perfkit.measure.memory import highest, read_peak, reset_peak
-from perfkit.measure.recorder import StepRecorder
+from perfkit.measure.recorder import PHASES, StepRecorder
 from perfkit.strategies import STRATEGIES
 from perfkit.strategies.base import Cut, Mesh
-from perfkit.strategies.observe import StageObserver, check_stages_apart, stage_ranges
+from perfkit.strategies.observe import (
+    StageObserver,
+    check_stages_apart,
+    range_names,
+    stage_ranges,
+)
 from perfkit.strategies.placement import Placement
 from perfkit.trace.capture import WARMUP_STEPS, capture
 from perfkit.workloads.base import load_workload, stages_of
@@ -121,9 +126,12 @@ class RankCell:
         """
         times: list[float] = []
         while True:
-            recorder = StepRecorder(self._cuda)
-            self._training.run(WARMUP_WINDOW, recorder)
-            times += [sample.host_s for sample in recorder.samples()]
+            for _ in range(WARMUP_WINDOW):
+                recorder = StepRecorder(self._cuda)
+                started = time.perf_counter()
+                self._training.run(1, recorder)
+                recorder.samples()  # a GPU's host time is the launch
+                times.append(time.perf_counter() - started)
             stable = is_stable(times, window=WARMUP_WINDOW, bound=WARMUP_BOUND)
             stable, times = share((stable, times), self.mesh)
             if stable or len(times) + WARMUP_WINDOW > self._config.warmup:
@@ -166,6 +174,7 @@ class RankCell:
         ):
             for _ in range(WARMUP_STEPS + steps):
                 self._training.run(1, recorder)
+                recorder.samples()  # or the last kernels would come after the profiler stopped
                 profiler.step()
         return [sample.host_s for sample in recorder.samples()[WARMUP_STEPS:]]
 
@@ -179,9 +188,9 @@ class RankCell:
         return self._placement
 
     @property
-    def stage_count(self) -> int:
-        """Number of stages that ``trace`` opens ranges for."""
-        return len(self._stages)
+    def range_names(self) -> list[str]:
+        """The ranges that a trace of this cell has, without their prefix."""
+        return [*PHASES, *range_names(self._stages)]
 
     def _parallelize(self, model: nn.Module, mesh: Mesh) -> nn.Module:
         stages = stages_of(self._workload, model)
@@ -206,7 +215,9 @@ class RankCell:
         start on batches that cost it nothing.
         """
         lead_in = 1 + self._config.workers * PREFETCH_FACTOR
-        self._training.run(lead_in, StepRecorder(), communicate=communicate)
+        recorder = StepRecorder(self._cuda)
+        self._training.run(lead_in, recorder, communicate=communicate)
+        recorder.samples()  # what still runs on a GPU would be timed with the block
 
     def _seed(self, offset: int) -> None:
         seed = self._config.seed + offset

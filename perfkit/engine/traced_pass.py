@@ -8,7 +8,6 @@ from perfkit.core.annotate import PREFIX
 from perfkit.core.record import TraceFile, Traces
 from perfkit.engine.cell import RankCell
 from perfkit.engine.group import gather
-from perfkit.measure.recorder import PHASES
 from perfkit.strategies.base import Mesh
 from perfkit.trace.clock_sync import ClockOffset, measure_clock_offset
 from perfkit.trace.merge import TracePart, merge_traces
@@ -31,11 +30,7 @@ def traced_pass(cell: RankCell, mesh: Mesh, folder: Path, steps: int) -> Traces 
     parts = gather(part, mesh)
     if mesh.rank != 0:
         return None
-    ranges = [PREFIX + phase for phase in PHASES] + [
-        f"{PREFIX}stage{stage}.{direction}"
-        for stage in range(cell.stage_count)
-        for direction in ("forward", "backward")
-    ]
+    ranges = [PREFIX + name for name in cell.range_names]
     merged = traces / MERGED_NAME
     merge_traces(parts, merged)
     gpu = mesh.first_device.type == "cuda"

@@ -18,10 +18,11 @@ DEVICES_PER_GROUP = 2  # unless --ranks says how many groups there are
 
 def layout(config: RunConfig) -> Layout:
     """(G/S) x S: groups of S devices, one process each."""
-    gpus = config.gpus or 2 * DEVICES_PER_GROUP
-    ranks = config.ranks or max(gpus // DEVICES_PER_GROUP, 1)
-    needs = f"at least 2 groups of at least 2 devices ({ranks} ranks)"
-    require(config, "gpus", ranks > 1 and gpus % ranks == 0 and gpus // ranks > 1, needs)
+    require(config, "ranks", config.ranks != 1, "at least 2 processes, one a group of devices")
+    ranks = config.ranks or max((config.gpus or 0) // DEVICES_PER_GROUP, 2)
+    gpus = config.gpus or ranks * DEVICES_PER_GROUP
+    needs = f"the same number of devices, at least 2, in each of {ranks} groups"
+    require(config, "gpus", gpus % ranks == 0 and gpus // ranks > 1, needs)
     return Layout(ranks=ranks, devices_per_rank=gpus // ranks)
 
 

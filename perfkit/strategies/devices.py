@@ -67,7 +67,9 @@ def _on_cpu(config: RunConfig, layout: Layout, *, reason: str) -> DeviceChoice:
     else:
         devices = (Device(cpu, "cpu"),)
     taints: tuple[str, ...] = ()
-    if layout.devices_per_rank > 1 or ((config.gpus or 1) > 1 and config.device != "cpu"):
+    # Without --gpus and without a GPU one process on the CPU is what was asked for.
+    gpus_expected = config.gpus is not None or layout.devices > 1
+    if layout.devices_per_rank > 1 or (gpus_expected and config.device != "cpu"):
         taints = (
             f"stand-in devices ({reason}): {layout.devices} device(s) of "
             f"{layout.ranks} process(es) are the CPU of this machine, not GPUs",

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
 from perfkit.core.annotate import OpenRange
 from perfkit.core.errors import PerfkitError
@@ -68,77 +70,121 @@ class StageObserver:
 
 
 def check_stages_apart(observed: Sequence[StageObservation], devices_per_rank: int) -> None:
-    """Raise PerfkitError unless the stages of every rank were seen on that many devices.
+    """Raise PerfkitError unless every stage was seen on one device, and all on that many.
 
-    A "model parallel" run whose stages share a device is serial training under another name.
+    A "model parallel" run whose stages share a device is serial training under another name, and
+    so is one whose activations arrive on one device while the parameters lie on another.
     """
     for rank in sorted({observation.rank for observation in observed}):
         seen: dict[str, list[int]] = {}
+        astray = False
         for observation in observed:
             if observation.rank != rank:
                 continue
-            for device in {*observation.parameter_devices, *observation.input_devices}:
+            devices = {*observation.parameter_devices, *observation.input_devices}
+            astray |= len(devices) > 1
+            for device in devices:
                 seen.setdefault(device, []).append(observation.stage)
-        if len(seen) != devices_per_rank:
+        if astray or len(seen) != devices_per_rank:
             places = "; ".join(f"{device}: stages {stages}" for device, stages in seen.items())
             raise PerfkitError(
-                f"rank {rank} was to spread its stages over {devices_per_rank} devices and they "
-                f"were seen on {len(seen)} ({places}); something moved the model afterwards"
+                f"rank {rank} was to spread its stages over {devices_per_rank} devices, each on "
+                f"one, and they were seen on {len(seen)} ({places}); something moved the model "
+                "afterwards"
             )
 
 
 @contextmanager
 def stage_ranges(stages: Sequence[nn.Module]) -> Iterator[None]:
-    """Open a range around every stage's forward and backward for the duration of the block."""
-    open_ranges: dict[str, OpenRange] = {}
+    """Open a range around every stage's forward and backward for the duration of the block.
 
-    def opener(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            open_ranges[name] = OpenRange(name)
-
-        return hook
-
-    def closer(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            open_ranges.pop(name).close()
-
-        return hook
-
+    The backward of a stage reaches from the gradient of its output to that of its input, or to
+    those of its parameters where the input needs none. A stage whose output needs no gradient
+    has no backward and no range for it; see ``range_names``.
+    """
+    watchers = [_StageRanges(index) for index in range(len(stages))]
     handles: list[Any] = []
-    for index, stage in enumerate(stages):
-        forward, backward = f"stage{index}.forward", f"stage{index}.backward"
-        handles.append(stage.register_forward_pre_hook(opener(forward)))
-        handles.append(stage.register_forward_hook(closer(forward)))
-        handles.append(stage.register_full_backward_pre_hook(opener(backward)))
-        if index == 0:
-            # Its input needs no gradient, so that torch has no moment at which to call a full
-            # backward hook: its backward is over when the gradients of its parameters are.
-            handles += _close_after_parameters(stage, open_ranges, backward)
-        else:
-            handles.append(stage.register_full_backward_hook(closer(backward)))
+    for stage, watcher in zip(stages, watchers, strict=True):
+        handles.append(stage.register_forward_pre_hook(watcher.before_forward))
+        handles.append(stage.register_forward_hook(watcher.after_forward))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for left_open in open_ranges.values():
-            left_open.close()
+        for watcher in watchers:
+            watcher.close()
 
 
-def _close_after_parameters(
-    stage: nn.Module, open_ranges: dict[str, OpenRange], name: str
-) -> list[Any]:
-    parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    waiting: set[int] = set()
+def range_names(stages: Sequence[nn.Module]) -> list[str]:
+    """Return the names of the ranges that ``stage_ranges`` opens in a training step."""
+    names = []
+    needs_gradient = False
+    for index, stage in enumerate(stages):
+        needs_gradient |= any(parameter.requires_grad for parameter in stage.parameters())
+        names.append(f"stage{index}.forward")
+        names += [f"stage{index}.backward"] if needs_gradient else []
+    return names
 
-    def hook(parameter: Tensor) -> None:
-        if not waiting:
-            waiting.update(id(p) for p in parameters)
-        waiting.discard(id(parameter))
-        if not waiting and name in open_ranges:
-            open_ranges.pop(name).close()
 
-    return [p.register_post_accumulate_grad_hook(hook) for p in parameters]
+class _StageRanges:
+    """The ranges of one stage.
+
+    Its backward is watched through its tensors: a module's full backward hooks put a view around
+    its inputs and outputs, which an in-place ReLU may not write to.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._name = f"stage{index}"
+        self._forward: OpenRange | None = None
+        self._backward: _BackwardRange | None = None
+
+    def before_forward(self, stage: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.close()
+        self._forward = OpenRange(f"{self._name}.forward")
+        # Before the stage can write to its input: from then on this is another tensor.
+        ends = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+        ends = ends or [p for p in stage.parameters() if p.requires_grad]
+        if ends and torch.is_grad_enabled():
+            self._backward = _BackwardRange(f"{self._name}.backward", ends)
+
+    def after_forward(self, stage: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if self._forward is not None:
+            self._forward.close()
+            self._forward = None
+        if self._backward is not None and isinstance(output, Tensor) and output.grad_fn is not None:
+            output.grad_fn.register_prehook(self._backward.open)
+
+    def close(self) -> None:
+        """Close what an exception or a forward without backward left open."""
+        if self._forward is not None:
+            self._forward.close()
+            self._forward = None
+        if self._backward is not None:
+            self._backward.close()
+            self._backward = None
+
+
+class _BackwardRange:
+    """Opened by the first node of a stage's backward, closed by the gradients of ``ends``."""
+
+    def __init__(self, name: str, ends: Sequence[Tensor]) -> None:
+        self._name = name
+        self._range: OpenRange | None = None
+        self._is_over = False
+        self._handle = register_multi_grad_hook(ends, self.close)
+
+    def open(self, *_: Any) -> None:
+        self._range = OpenRange(self._name)
+        if self._is_over:  # the output is the input itself: there is nothing in between
+            self.close()
+
+    def close(self, *_: Any) -> None:
+        self._is_over = True
+        self._handle.remove()
+        if self._range is not None:
+            self._range.close()
+            self._range = None
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from functools import cache
+from itertools import pairwise
 from time import perf_counter
 
 import torch
@@ -54,12 +55,19 @@ def interleaved(stages: int, devices: int) -> tuple[int, ...]:
 def balanced(costs: Sequence[float], devices: int) -> tuple[int, ...]:
     """Contiguous runs of stages, one a device, whose dearest run is as cheap as possible."""
 
-    def dearest(cuts: Sequence[int]) -> float:
-        return max(sum(costs[a:b]) for a, b in pairwise((0, *cuts, len(costs))))
+    @cache
+    def best(start: int, runs: int) -> tuple[float, tuple[int, ...]]:
+        """Return the cost of the dearest run and the cuts of the stages from ``start`` on."""
+        if runs == 1:
+            return sum(costs[start:]), ()
+        options = []
+        for cut in range(start + 1, len(costs) - runs + 2):
+            dearest, cuts = best(cut, runs - 1)
+            options.append((max(sum(costs[start:cut]), dearest), (cut, *cuts)))
+        return min(options)
 
-    # A model has few stages, so every way to cut it can be tried.
-    best = min(combinations(range(1, len(costs)), devices - 1), key=dearest)
-    return tuple(sum(stage >= cut for cut in best) for stage in range(len(costs)))
+    _, cuts = best(0, devices)
+    return tuple(sum(stage >= cut for cut in cuts) for stage in range(len(costs)))
 
 
 def measure_stage_costs(cut: Cut, device: torch.device) -> list[float]:
@@ -75,10 +83,11 @@ def measure_stage_costs(cut: Cut, device: torch.device) -> list[float]:
         parameters = [p for p in stage.parameters() if p.requires_grad]
         times = []
         for _ in range(COST_REPEATS):
-            started = _now(device)
             # The first stage gets no gradient of its input, as in training.
             entry = x.detach().requires_grad_(bool(costs))
-            out = stage(entry)
+            passed = entry.clone()  # a stage may write to what it gets, but not to a leaf
+            started = _now(device)
+            out = stage(passed)
             wanted = [*parameters, *([entry] if entry.requires_grad else [])]
             if wanted:
                 torch.autograd.grad(out.float().sum(), wanted, allow_unused=True)

@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 
 from perfkit.core.files import replacing
+from perfkit.trace.nesting import nest_backward_ranges
 from perfkit.trace.read import Trace, read_trace
 
 _PROCESS_METADATA = ("process_name", "process_labels", "process_sort_index")
@@ -49,8 +50,8 @@ class TracePart:
 def merge_traces(parts: Sequence[TracePart], out: Path) -> None:
     """Write the traces of ``parts``, in order of rank, to ``out`` as one gzip JSON file.
 
-    Every event is kept, but for the names of processes that have no events. One part is in memory
-    at a time.
+    Every event is kept, but for the names of processes that have no events; the ranges of stages'
+    backward are moved so that they nest. One part is in memory at a time.
 
     Raises:
         ValueError: no part, two parts of one rank, a part that is a merged trace or of another
@@ -97,6 +98,7 @@ def _convert(
         data.get("baseTimeNanoseconds", 0) for data in (trace.metadata, first)
     )
     delta_us = (base_ns - first_base_ns) / 1000 + part.shift_us
+    nest_backward_ranges(trace.events)
     events, pids = _renumber(trace.events, part.label, process_numbers, flow_numbers)
     if delta_us:
         for event in events:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 BUILT_IN = {"glaucoma": "perfkit.workloads.glaucoma:Glaucoma"}
 
 
-@runtime_checkable
 class Workload(Protocol):
     """A class with these members can be profiled: ``--workload my_package.my_module:MyClass``.
 
@@ -62,7 +61,7 @@ class Workload(Protocol):
 def load_workload(name: str) -> type[Workload]:
     """Return the class of a built-in workload or of ``package.module:Class``."""
     module_name, _, class_name = BUILT_IN.get(name, name).partition(":")
-    if not class_name:
+    if not (class_name.isidentifier() and all(map(str.isidentifier, module_name.split(".")))):
         raise PerfkitError(
             f"--workload {name}: no such workload; known are {', '.join(sorted(BUILT_IN))}, or "
             "name a class of yours as my_package.my_module:MyWorkload"
@@ -70,8 +69,9 @@ def load_workload(name: str) -> type[Workload]:
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError as error:
+        reason = str(error).partition("\n")[0]
         raise PerfkitError(
-            f"--workload {name}: {module_name} cannot be imported ({error})"
+            f"--workload {name}: {module_name} cannot be imported ({reason})"
         ) from None
     if not inspect.isclass(found):
         raise PerfkitError(f"--workload {name}: {module_name} has no class {class_name}")

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
-from perfkit.data.batches import repeat_minority
+from perfkit.data.batches import repeat_minority, seeded
 from perfkit.data.smdg import SmdgFolder
 from perfkit.data.synthetic_fundus import SyntheticFundus
 from perfkit.models.medical_cnn import MedicalCNN
@@ -142,8 +142,7 @@ class Glaucoma:
         return Photographs(source, repeated if split == "train" else every)
 
     def _augmented(self, image: Tensor, seed: int) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             augmented: Tensor = self._augment(image)
             return augmented
 

@@ -44,7 +44,7 @@ class Tiny:
         return torch.stack([x for x, _ in samples]), torch.stack([y for _, y in samples])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        weights = self._weights.to(outputs.dtype)[targets]
+        weights = self._weights.to(outputs.device, outputs.dtype)[targets]
         return F.cross_entropy(outputs, targets, reduction="none"), weights
 
     def optimizer(self, model: nn.Module) -> Optimizer:

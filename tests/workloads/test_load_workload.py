@@ -1,0 +1,108 @@
+"""Finding a workload by its name, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+from torch import nn
+
+from perfkit.core.config import RunConfig
+from perfkit.core.errors import PerfkitError
+from perfkit.workloads.base import load_workload, stages_of
+from perfkit.workloads.glaucoma import Glaucoma
+
+
+def test_a_built_in_name_and_its_module_name_the_same_class() -> None:
+    assert load_workload("glaucoma") is Glaucoma
+    assert load_workload("perfkit.workloads.glaucoma:Glaucoma") is Glaucoma
+
+
+def test_a_users_own_class_is_as_good_as_a_built_in_one() -> None:
+    assert load_workload("tiny:Tiny") is tiny.Tiny
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that modules are imported from."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+MEMBERS = ("model", "dataset", "collate", "loss", "optimizer", "schedule", "clip_norm")
+
+
+@pytest.mark.parametrize("absent", MEMBERS)
+def test_a_missing_member_is_named(absent: str, modules: Path) -> None:
+    kept = "\n".join(f"    {member} = None" for member in MEMBERS if member != absent)
+    (modules / f"lacks_{absent}.py").write_text(f"class Mine:\n{kept}\n")
+    with pytest.raises(PerfkitError) as error:
+        load_workload(f"lacks_{absent}:Mine")
+    assert f"Mine lacks {absent};" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cifar", "--workload cifar: no such workload; known are glaucoma"),
+        ("", "no such workload"),
+        (":Mine", "no such workload"),
+        ("tiny:", "no such workload"),
+        (".tiny:Tiny", "no such workload"),
+        ("tiny:Tiny:Tiny", "no such workload"),
+        ("tiny:Gone", "tiny has no class Gone"),
+        ("tiny:FEATURES", "tiny has no class FEATURES"),
+        ("no_such_module:Mine", "cannot be imported (No module named 'no_such_module')"),
+        ("tiny.deeper:Mine", "cannot be imported"),
+        ("tiny:Lacking", "Lacking lacks model, dataset, collate, loss, optimizer, schedule;"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused_in_one_line(name: str, words: str) -> None:
+    with pytest.raises(PerfkitError) as error:
+        load_workload(name)
+    assert words in str(error.value)
+    assert str(error.value).startswith(f"--workload {name}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_module_that_lacks_a_package_says_which(modules: Path) -> None:
+    (modules / "needs_more.py").write_text("import a_package_that_is_not_there\n")
+    with pytest.raises(PerfkitError, match=r"needs_more cannot be imported .*'a_package_that_is"):
+        load_workload("needs_more:Mine")
+
+
+def test_an_import_error_of_several_lines_is_told_in_one(modules: Path) -> None:
+    (modules / "talks.py").write_text("raise ImportError('no driver\\nand a page of advice')\n")
+    with pytest.raises(PerfkitError) as error:
+        load_workload("talks:Mine")
+    assert str(error.value) == "--workload talks:Mine: talks cannot be imported (no driver)"
+
+
+def test_a_bug_in_a_users_module_keeps_its_traceback(modules: Path) -> None:
+    (modules / "has_a_bug.py").write_text("1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        load_workload("has_a_bug:Mine")
+
+
+class Halves(tiny.Tiny):
+    def stages(self, model: nn.Sequential) -> list[nn.Module]:
+        return [model[:2], model[2:]]
+
+
+def test_stages_are_those_that_the_workload_says() -> None:
+    workload = Halves(RunConfig())
+    stages = stages_of(workload, workload.model())
+    assert stages is not None
+    assert [len(stage) for stage in stages] == [2, 2]  # type: ignore[arg-type]
+
+
+def test_without_stages_a_sequential_is_cut_into_its_children_and_another_model_not_at_all() -> (
+    None
+):
+    workload = tiny.Tiny(RunConfig())
+    model = workload.model()
+    assert stages_of(workload, model) == list(model.children())
+    uncut = tiny.Uncut(RunConfig())
+    assert stages_of(uncut, uncut.model()) is None

@@ -39,15 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(flags.runs) > MOST_RUNS:
         raise PerfkitError(f"{len(flags.runs)} runs are too many to compare at once ({MOST_RUNS})")
 
-    from rich.console import Console
-
     from perfkit.core.record import read_record
     from perfkit.report.comparison import draw_comparison, measured, print_comparison
+    from perfkit.report.terminal import make_console
 
     records = measured([read_record(path) for path in flags.runs], flags.runs)
-    print_comparison(records, Console(highlight=False))
-    draw_comparison(records, flags.figure)
-    print(f"figure   {flags.figure}")
+    draw_comparison(records, flags.figure)  # first: what cannot be written is said at once
+    print_comparison(records, make_console())
+    print(f"\nfigure  {flags.figure}")
     return 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from perfkit.core.record import Block, Cell, Record
+from perfkit.core.record import Cell, Record
 from perfkit.core.stats import Interval, ratio_interval
 
 EQUAL_BOUND = 0.02
@@ -21,16 +21,13 @@ def round_step_s(cell: Cell) -> list[float]:
 
     Not the median of steps: loader stalls come in few long steps, which a median hides.
     """
-    slowest: dict[int, float] = defaultdict(float)
-    for block in cell.blocks:
-        slowest[block.round] = max(slowest[block.round], block.wall_s / len(block.steps))
-    return [slowest[index] for index in sorted(slowest)]
+    return list(_step_s_of_rounds(cell).values())
 
 
 def step_s(cell: Cell) -> float:
     """Return seconds a step over the whole timed pass, on the slowest rank of each round."""
     steps = {block.round: len(block.steps) for block in cell.blocks}
-    costs = dict(zip(sorted(steps), round_step_s(cell), strict=True))
+    costs = _step_s_of_rounds(cell)
     return sum(costs[index] * steps[index] for index in steps) / sum(steps.values())
 
 
@@ -44,15 +41,22 @@ def epoch_s(cell: Cell, samples_per_epoch: int) -> float:
     return samples_per_epoch // cell.global_batch * step_s(cell)
 
 
-def loss(cell: Cell) -> float:
-    """Return the loss of the last timed step over the global batch.
+def host_step_s(cell: Cell, rank: int) -> list[float]:
+    """Return the host seconds of every timed step of one rank, in the order they were taken."""
+    blocks = [block for block in cell.blocks if block.rank == rank]
+    return [step.host_s for block in blocks for step in block.steps]
+
+
+def loss(cell: Cell) -> float | None:
+    """Return the loss of the last timed step over the global batch; None if it was not finite.
 
     A rank's loss is its part of the global mean times the number of ranks, so the mean over ranks
     is the loss of the global batch.
     """
     last = max(block.round for block in cell.blocks)
     losses = [block.steps[-1].loss for block in cell.blocks if block.round == last]
-    return sum(losses) / len(losses)
+    finite = [value for value in losses if value is not None]
+    return sum(finite) / len(losses) if len(finite) == len(losses) else None
 
 
 def gain(cell: Cell, baseline: Cell) -> Interval:
@@ -61,10 +65,10 @@ def gain(cell: Cell, baseline: Cell) -> Interval:
     Under strong scaling, where both train the same global batch, this is the speedup; under weak
     scaling it is the scaled throughput X(N) / X(1).
     """
-    rounds = min(len(round_step_s(cell)), len(round_step_s(baseline)))
+    ours, theirs = _paired_step_s(cell, baseline)
     return ratio_interval(
-        [seconds / baseline.global_batch for seconds in round_step_s(baseline)[:rounds]],
-        [seconds / cell.global_batch for seconds in round_step_s(cell)[:rounds]],
+        [seconds / baseline.global_batch for seconds in theirs],
+        [seconds / cell.global_batch for seconds in ours],
     )
 
 
@@ -117,12 +121,10 @@ def exposed_communication(record: Record) -> Interval | None:
     The step minus the same step without exchange, interleaved: what a trace shows as all-reduce
     runs beside backward, and only what it adds to the step is exposed.
     """
-    ablations = [cell for cell in record.cells if cell.role == "ablation"]
-    strategy = record.cells[0]
-    if not ablations or not ablations[0].blocks:
+    ablations = [cell for cell in record.cells if cell.role == "ablation" and cell.blocks]
+    if not ablations:
         return None
-    rounds = len(round_step_s(ablations[0]))
-    left = ratio_interval(round_step_s(ablations[0]), round_step_s(strategy)[:rounds])
+    left = ratio_interval(*_paired_step_s(ablations[0], record.cells[0]))
     return Interval(1 - left.estimate, 1 - left.high, 1 - left.low)
 
 
@@ -130,8 +132,7 @@ def profiler_inflation(record: Record) -> float | None:
     """Return median traced step over median timed step of rank 0, or None without a trace."""
     if record.traces is None:
         return None
-    timed = [step.host_s for block in _rank_blocks(record.cells[0], 0) for step in block.steps]
-    return median(record.traces.step_s) / median(timed)
+    return median(record.traces.step_s) / median(host_step_s(record.cells[0], 0))
 
 
 def baselines(record: Record) -> list[Cell]:
@@ -144,5 +145,15 @@ def devices(cell: Cell) -> int:
     return cell.ranks * cell.devices_per_rank
 
 
-def _rank_blocks(cell: Cell, rank: int) -> list[Block]:
-    return [block for block in cell.blocks if block.rank == rank]
+def _step_s_of_rounds(cell: Cell) -> dict[int, float]:
+    slowest: dict[int, float] = defaultdict(float)
+    for block in cell.blocks:
+        slowest[block.round] = max(slowest[block.round], block.wall_s / len(block.steps))
+    return dict(sorted(slowest.items()))
+
+
+def _paired_step_s(first: Cell, second: Cell) -> tuple[list[float], list[float]]:
+    """Return the costs of the rounds that both have: an interrupted run ends within a round."""
+    one, other = _step_s_of_rounds(first), _step_s_of_rounds(second)
+    both = [index for index in one if index in other]
+    return [one[index] for index in both], [other[index] for index in both]

@@ -13,7 +13,7 @@ import pydantic
 import tyro
 from pydantic.fields import FieldInfo
 
-from perfkit.core.errors import PerfkitError
+from perfkit.core.errors import PerfkitError, first_problem
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 Main = Callable[[Sequence[str] | None], int]
@@ -50,7 +50,9 @@ def validate(model: type[Model], values: Mapping[str, Any]) -> Model:
     try:
         return model(**values)
     except pydantic.ValidationError as error:
-        raise PerfkitError(_first_problem(error)) from None
+        field, value, reason = first_problem(error)
+        option = f"--{field.replace('_', '-')} {value}: " if field else ""
+        raise PerfkitError(option + reason) from None
 
 
 def peek(option: str, argv: Sequence[str]) -> str | None:
@@ -67,6 +69,9 @@ def run(main: Main, argv: Sequence[str] | None = None) -> int:
     """Call ``main``; print a PerfkitError or an interruption as one line and return exit code 2."""
     try:
         return main(argv)
+    except SystemExit as ending:
+        # Raised where somebody else has been told what happened.
+        return ending.code if isinstance(ending.code, int) else EXIT_USER_ERROR
     except PerfkitError as error:
         print(f"perfkit: error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -78,37 +83,40 @@ def _flag(
     name: str, info: FieldInfo, defaults: Mapping[str, Any]
 ) -> tuple[str, Any, dataclasses.Field[Any]]:
     default = defaults.get(name, dataclasses.MISSING if info.is_required() else info.default)
-    argument = tyro.conf.arg(
-        help=info.description,
-        metavar=_metavar(info.annotation),
-        # A default of None means "follows from the rest", which the help says in words.
-        help_behavior_hint="" if default is None else None,
-    )
-    annotation: Any = info.annotation
+    kind, many = _kind(info.annotation)
+    annotation: Any = kind
+    if kind is not bool:
+        # As text: the model is the one to refuse a value, in one line.
+        annotation = tuple[str, ...] if many else str
+        if default is None:
+            annotation = str | None
+        elif default is not dataclasses.MISSING:
+            default = tuple(map(str, default)) if many else str(default)
+    hint = None  # the parser's own, which names the default
+    if default is dataclasses.MISSING:
+        hint = "(required)"
+    elif default is None:
+        hint = ""  # None means "follows from the rest", which the help says in words
+    metavar = None if kind is bool else _metavar(kind) + " ..." * many
+    argument = tyro.conf.arg(help=info.description, metavar=metavar, help_behavior_hint=hint)
     for extra in (argument, *info.metadata):
         annotation = Annotated[annotation, extra]
     return name, annotation, dataclasses.field(default=default)
 
 
-def _metavar(annotation: Any) -> str | None:
-    """Return INT for ``int | None``: the parser's own word would be ``{None}|INT``."""
-    if not isinstance(annotation, types.UnionType) and typing.get_origin(annotation) is not (
-        typing.Union
-    ):
-        return None
-    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
-    kind = kinds[0]
-    while typing.get_origin(kind) is Annotated:
-        kind = typing.get_args(kind)[0]
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """Return the type of one value of a flag, and whether the flag takes many."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return _kind(next(kind for kind in arguments if kind is not types.NoneType))
+    if origin is tuple:
+        return arguments[0], True
+    return annotation, False
+
+
+def _metavar(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return "{" + ",".join(typing.get_args(kind)) + "}"
     return {int: "INT", str: "STR"}.get(kind, "PATH")
-
-
-def _first_problem(error: pydantic.ValidationError) -> str:
-    problem = error.errors(include_url=False, include_context=False)[0]
-    message = problem["msg"].removeprefix("Value error, ")
-    if not problem["loc"]:
-        return message
-    option = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-    return f"{option} {problem['input']}: {message[0].lower()}{message[1:]}"

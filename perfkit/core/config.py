@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from perfkit.core.errors import PerfkitError
+from perfkit.core.errors import PerfkitError, first_problem
 
 MIN_LOCAL_BATCH = 2  # BatchNorm over features cannot train on one sample
 
@@ -48,7 +48,7 @@ class RunConfig(BaseModel):
     """Samples a step in each rank (weak scaling). Default: 32 on a GPU, 4 on a CPU."""
     image_size: Annotated[int, Field(ge=16)] | None = None
     """Side of the square training image in pixels. Default: 224 on a GPU, 96 on a CPU."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of weights, data order and augmentation."""
     steps: Positive | None = None
     """Timed steps of each cell, over all rounds. Default: 120 on a GPU, 12 on a CPU."""
@@ -82,7 +82,10 @@ class RunConfig(BaseModel):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the options of a TOML file; PerfkitError where it is missing or not TOML."""
+    """Return the options of a TOML file, each of the type that RunConfig gives it.
+
+    Raises PerfkitError where the file is missing, is not TOML, or asks for what RunConfig refuses.
+    """
     try:
         options = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -95,4 +98,9 @@ def read_toml(path: Path) -> dict[str, Any]:
             f"--config {path}: unknown option {unknown[0]!r}; known are "
             + ", ".join(RunConfig.model_fields)
         )
-    return options
+    try:
+        return RunConfig(**options).model_dump(include=set(options))
+    except ValidationError as error:
+        option, value, reason = first_problem(error)
+        where = f"{option} = {value!r}: " if option else ""
+        raise PerfkitError(f"--config {path}: {where}{reason}") from None

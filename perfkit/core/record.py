@@ -6,19 +6,21 @@ could be derived from them. ``perfkit.analysis`` derives.
 
 from __future__ import annotations
 
-import os
-import tempfile
+import json
+import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from perfkit.core.config import RunConfig
-from perfkit.core.errors import PerfkitError
+from perfkit.core.errors import PerfkitError, first_problem
+from perfkit.core.files import replacing
 
-SCHEMA_MAJOR = 1
-SCHEMA_VERSION = f"{SCHEMA_MAJOR}.0"
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
+SCHEMA_VERSION = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
 RECORD_NAME = "record.json"
 
 FOREIGN_LOAD_BOUND = 0.10
@@ -35,56 +37,82 @@ class Gpu(_Part):
     """One GPU as its driver describes it."""
 
     name: str
+    """Model, as in NVIDIA H200."""
     memory_mib: float
+    """Memory in all, not what was free."""
     compute_capability: str
+    """CUDA compute capability, as in 9.0."""
 
 
 class Environment(_Part):
-    """Where the run happened; two runs on the same hardware have the same ``hardware``."""
+    """Where the run happened, as rank 0 saw it."""
 
     hostname: str
+    """Name of the host of rank 0."""
     hardware: str
     """CPU model, core count and GPU names in one line: equal exactly on equal hardware."""
     cpu: str
+    """CPU model as the host names it."""
     cores: int
     """Cores that this process may use (its affinity), not those of the host."""
     memory_mib: float
+    """Main memory of the host."""
     gpus: list[Gpu]
+    """GPUs that this process may use; empty on a CPU."""
     versions: dict[str, str]
-    """Of python, perfkit, torch, torchvision, CUDA, cuDNN and NCCL, as far as present."""
+    """Of python, perfkit, torch, torchvision, numpy, pillow, cuda, cudnn, nccl, where present."""
     variables: dict[str, str]
     """Environment variables that change speed (OMP_NUM_THREADS, CUDA_VISIBLE_DEVICES, ...)."""
     launcher: str
+    """What started the ranks: perfkit, torchrun, openmpi, mpich or slurm."""
     git_commit: str | None
+    """Commit checked out in the folder the run was started in; None outside a repository."""
     git_dirty: bool | None
+    """Whether tracked files differed from that commit."""
     deterministic: bool
+    """torch.use_deterministic_algorithms was on."""
     cudnn_benchmark: bool
+    """cuDNN chose its algorithms by trying them."""
     tf32_matmul: bool
+    """float32 matrix products may run in TF32 on a GPU."""
     tf32_convolution: bool
+    """float32 convolutions may run in TF32 on a GPU."""
 
 
 class Gate(_Part):
     """The correctness gate: float64 training under the strategy against serial training."""
 
     steps: int
+    """Training steps that both took."""
     global_batch: int
+    """Samples of each of those steps, over all ranks."""
     max_abs_difference: float
     """Largest absolute difference of any parameter after the last step."""
     tolerance: float
+    """The most that was allowed."""
 
 
 class StageObservation(_Part):
     """What forward hooks saw of one stage in one rank during the first step."""
 
     rank: int
+    """Rank whose hooks these were."""
     stage: int
+    """Index of the stage in the order of the forward; without stages the model is stage 0."""
     modules: int
+    """Modules in the stage, itself included."""
     parameters: int
+    """Scalars in the parameters of the stage."""
     parameter_devices: list[str]
+    """Distinct devices of the parameters (cuda:1, cpu, stand-in:0)."""
     parameter_dtypes: list[str]
+    """Distinct dtypes of the parameters (torch.float32)."""
     input_devices: list[str]
+    """Distinct devices of the tensors that went in."""
     output_devices: list[str]
+    """Distinct devices of the tensors that came out."""
     activation_dtypes: list[str]
+    """Distinct dtypes of the tensors that went in and came out."""
 
 
 class Memory(_Part):
@@ -97,144 +125,192 @@ class Memory(_Part):
     cuda_allocated_mib: list[float]
     """torch.cuda.max_memory_allocated of each device of the rank; empty on a CPU."""
     cuda_reserved_mib: list[float]
+    """torch.cuda.max_memory_reserved of each device of the rank; empty on a CPU."""
 
 
 class StepSample(_Part):
-    """One step of one rank. Times are host seconds; ``device_phases_s`` are CUDA-event seconds."""
+    """One step of one rank."""
 
     host_s: float
+    """Seconds of the whole step on the host clock; a GPU may still be at work when it ends."""
     phases_s: dict[str, float]
+    """Host seconds of data_wait, host_to_device, forward, backward and optimizer."""
     device_phases_s: dict[str, float]
+    """The same phases in CUDA-event seconds on the slowest device of the rank; empty on a CPU."""
     communication_s: float | None
     """Host seconds of explicit moves between devices (model parallel), else None."""
-    loss: float
+    loss: float | None
+    """This rank's part of the global loss times world size: the mean over ranks is the loss of the
+    global batch. None where it was not a finite number."""
+
+    @field_validator("loss")
+    @classmethod
+    def _finite(cls, loss: float | None) -> float | None:
+        # JSON has no nan: a diverged training must still leave a file that can be read.
+        return loss if loss is not None and math.isfinite(loss) else None
 
 
 class Block(_Part):
-    """Some timed steps of one rank in a row, in round ``round``."""
+    """Some timed steps in a row of one rank, in one round."""
 
     round: int
+    """Index of the round, from 0. In each round every cell has one turn."""
     rank: int
+    """Rank that took the steps."""
     wall_s: float
+    """Seconds from the barrier before the first step until the last one was done on all devices."""
     turn_cpu_s: float
     """CPU seconds of the rank's process tree over its whole turn, the untimed lead-in included."""
     steps: list[StepSample]
+    """In the order they were taken."""
 
 
 class HostLoad(_Part):
-    """What else this host did during one block of one cell."""
+    """What else rank 0's host did during one turn of one cell."""
 
     round: int
+    """Index of the round, from 0."""
     foreign_cpu_share: float | None
     """CPU time of other processes over all CPU time there was, 0..1."""
     pressure_share: float | None
-    """Share of the block in which some task waited for a CPU (PSI), 0..1."""
+    """Share of the turn in which some task waited for a CPU (PSI), 0..1; None if not known."""
     steal_share: float | None
+    """CPU time that a hypervisor gave to others over all CPU time there was, 0..1."""
 
 
 class Cell(_Part):
     """One configuration measured: the strategy itself, a baseline, or an ablation."""
 
     role: Role
+    """The strategy asked for, a baseline beside it, or an ablation (a part of it left out)."""
     label: str
+    """Name in tables."""
     strategy: str
+    """How the training was spread over devices: serial, ddp, model_parallel, ..."""
     ranks: int
+    """Processes."""
     devices_per_rank: int
+    """Devices that each process works on."""
     devices: list[list[str]]
     """Names of the devices of each rank."""
     backend: str | None
+    """What carries gradients between ranks: nccl or gloo; None for one rank."""
     threads: int
     """CPU threads of each rank."""
     workers: int
+    """Loader worker processes of each rank."""
     local_batch: int
+    """Samples of a step in each rank."""
     global_batch: int
+    """Samples of a step over all ranks."""
     ceiling: float
-    """The most this strategy can gain over one device."""
+    """The most this strategy can gain over one device, as a factor."""
     time_to_first_step_s: list[float]
     """Of each rank: from the start of its process to the end of its first step."""
     warmup_step_s: list[float]
     """Step times of rank 0 during warm-up, the first step not among them."""
     observed: list[StageObservation]
+    """Of every stage in every rank."""
     placement: list[int]
+    """Index of the device of each stage; empty where the strategy places none."""
     stage_cost_s: list[float]
+    """Seconds of each stage, forward and backward, by which the stages were placed; or empty."""
     crossings: int | None
     """Times an activation was seen to change device in one forward; None without stages."""
     blocks: list[Block]
+    """Everything that was timed, in the order it was measured."""
     load: list[HostLoad]
+    """One for each round."""
     memory: list[Memory]
+    """One for each rank; empty until the timed pass is over."""
 
 
 class TraceFile(_Part):
-    """A trace in the run folder; ``rank`` is None for the merged one."""
+    """A trace in the run folder, as read back after it was written."""
 
     path: str
+    """Relative to the run folder."""
     rank: int | None
+    """None for the merged trace of all ranks."""
     size_bytes: int
+    """Size on disk, gzipped."""
     events: int
+    """Events in the file, metadata not counted."""
     steps: int
+    """ProfilerStep ranges of each rank in the file."""
     ranges: dict[str, int]
+    """How often each annotated range occurs, over all ranks in the file."""
     gpu_kernels: int
+    """Kernels of all ranks in the file; 0 on a CPU."""
 
 
 class Traces(_Part):
     """The traced pass. Its times explain; they are never the result."""
 
     step_s: list[float]
+    """Host seconds of rank 0's steps under the profiler."""
     files: list[TraceFile]
+    """One for each rank, and the merged one."""
 
 
 class DataFacts(_Part):
     """What the run trained on."""
 
     name: str
+    """Name of the data set: of its folder and split, or of what makes it."""
     train_samples: int
+    """Samples in the training set."""
     samples_per_epoch: int
+    """Samples that one epoch draws; more than there are where a class is drawn repeatedly."""
     class_counts: list[int]
+    """Of the samples of one epoch, by class; empty where the data set has no labels to count."""
     skipped: list[str]
+    """Files that could not be read and were left out."""
 
 
 class Record(_Part):
-    """One run."""
+    """One run of perfkit: its conditions and every sample that was measured. All times in seconds.
+
+    Nothing in it is derived: speeds, gains and intervals follow from the blocks of its cells.
+    """
 
     schema_version: str = SCHEMA_VERSION
+    """major.minor: readers refuse a newer major version."""
     name: str
+    """Name of the run folder."""
     created_at: str
+    """Start of the run: ISO 8601, UTC."""
     status: Literal["complete", "incomplete"]
+    """Incomplete where the run was interrupted: what was measured until then is there."""
     kind: Literal["quick look"]
     """A quick look is one process per cell: it does not cover variation between processes."""
     scaling: Literal["strong", "weak"]
+    """Strong: the global batch is fixed; weak: the batch of each rank is."""
     config: RunConfig
     """As resolved: what the user left open is filled in."""
     environment: Environment
+    """Hardware, versions and settings."""
     data: DataFacts
+    """The data set."""
     parameters: int
+    """Scalars in all parameters of the model."""
     gate: Gate | None
-    """None where the strategy is serial training itself."""
-    cells: list[Cell]
+    """What the correctness gate found; None where the strategy is serial training itself."""
+    cells: list[Cell] = Field(min_length=1)
     """The strategy first."""
     traces: Traces | None
+    """What was traced after the timed pass; None where no step was traced, or not yet."""
     taints: list[str]
-    """Whatever makes the numbers doubtful."""
+    """Whatever makes the numbers doubtful, a sentence each."""
 
 
 def write_record(record: Record, folder: Path) -> Path:
-    """Write ``record.json`` into ``folder``, whole or not at all."""
+    """Write ``record.json`` into ``folder``, whole or not at all; OSError where it cannot be."""
     path = folder / RECORD_NAME
-    write_atomically(path, orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+    content = orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)  # mkstemp makes it private; a run folder is shared
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_record(path: Path) -> Record:
@@ -251,9 +327,11 @@ def read_record(path: Path) -> Record:
             f"{file}: is not a whole JSON file ({error}); the run must be made again"
         ) from None
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(version, str) or not version.partition(".")[0].isdigit():
+    found = re.fullmatch(r"(\d+)\.(\d+)", version) if isinstance(version, str) else None
+    if found is None:
         raise PerfkitError(f"{file}: is not a perfkit Record (it has no schema_version)")
-    if int(version.partition(".")[0]) > SCHEMA_MAJOR:
+    major, minor = int(found[1]), int(found[2])
+    if major > SCHEMA_MAJOR:
         raise PerfkitError(
             f"{file}: has schema version {version}, this perfkit reads up to {SCHEMA_MAJOR}.x; "
             "update perfkit"
@@ -261,6 +339,16 @@ def read_record(path: Path) -> Record:
     try:
         return Record.model_validate(content)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise PerfkitError(f"{file}: is not a valid Record ({where}: {problem['msg']})") from None
+        field, _, reason = first_problem(error)
+        # A later minor version only adds fields, which this one would have to make up.
+        cure = f"; it has schema version {version}, update perfkit" if minor > SCHEMA_MINOR else ""
+        raise PerfkitError(f"{file}: is not a valid Record ({field}: {reason}){cure}") from None
+
+
+def schema_text() -> str:
+    """Return the JSON schema of a Record as docs/record.schema.json holds it."""
+    return json.dumps(Record.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    print(schema_text(), end="")

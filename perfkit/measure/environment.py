@@ -16,7 +16,10 @@ from perfkit.core.host import available_cores
 from perfkit.core.record import Environment, Gpu
 from perfkit.measure.memory import MIB
 
-PREFIXES = ("OMP_", "MKL_", "KMP_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "CUBLAS_", "CUDA_")
+PREFIXES = (
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "CUBLAS_", "CUDA_"),
+    *("LD_PRELOAD", "MALLOC_"),  # another allocator, or other thresholds of this one
+)
 
 
 def describe_environment(launcher: str) -> Environment:
@@ -39,8 +42,9 @@ def describe_environment(launcher: str) -> Environment:
         git_dirty=dirty,
         deterministic=torch.are_deterministic_algorithms_enabled(),
         cudnn_benchmark=torch.backends.cudnn.benchmark,
-        tf32_matmul=torch.backends.cuda.matmul.allow_tf32,
-        tf32_convolution=torch.backends.cudnn.allow_tf32,
+        # Not allow_tf32, which raises once anything has set the newer fp32_precision.
+        tf32_matmul=torch.backends.cuda.matmul.fp32_precision == "tf32",
+        tf32_convolution=torch.backends.cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]
     )
 
 
@@ -55,11 +59,15 @@ def cpu_model() -> str:
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
-    """Return the commit checked out in ``folder`` and whether its files differ from it."""
+    """Return the commit checked out in ``folder`` and whether its tracked files differ from it.
+
+    Both are None outside a repository, and without git.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    if commit is None or changes is None:
         return None, None
-    return commit.strip(), bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+    return commit.strip(), bool(changes)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

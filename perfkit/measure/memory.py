@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from perfkit.core.record import Memory
 
 MIB = 2**20
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def reset_peak(cuda_devices: Sequence[torch.device] = ()) -> None:
@@ -20,16 +22,16 @@ def reset_peak(cuda_devices: Sequence[torch.device] = ()) -> None:
     ru_maxrss covers the whole life of a process, so the kernel's own high-water mark is reset
     (writing 5 to clear_refs, see proc(5)); where that is not allowed the mark is not reported.
     """
-    clear_refs = Path("/proc/self/clear_refs")
-    if clear_refs.exists():
-        clear_refs.write_text("5", encoding="ascii")
+    if _mark_can_be_reset():
+        CLEAR_REFS.write_text("5", encoding="ascii")
     for device in cuda_devices:
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def read_peak(cuda_devices: Sequence[torch.device] = ()) -> Memory:
     """Return the peaks since the reset, in MiB."""
-    own = _status_mib(Path("/proc/self/status"), "VmHWM")
+    status = Path("/proc/self/status")
+    own = _status_mib(status, "VmHWM") if _mark_can_be_reset() else None
     tree = [psutil.Process(), *psutil.Process().children(recursive=True)]
     shares = [_status_mib(Path(f"/proc/{process.pid}/smaps_rollup"), "Pss") for process in tree]
     known = [share for share in shares if share is not None]
@@ -51,6 +53,10 @@ def highest(first: Memory | None, second: Memory) -> Memory:
         cuda_allocated_mib=_each_highest(first.cuda_allocated_mib, second.cuda_allocated_mib),
         cuda_reserved_mib=_each_highest(first.cuda_reserved_mib, second.cuda_reserved_mib),
     )
+
+
+def _mark_can_be_reset() -> bool:
+    return os.access(CLEAR_REFS, os.W_OK)
 
 
 def _each_highest(first: list[float], second: list[float]) -> list[float]:

@@ -5,22 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 
 from perfkit.analysis import speed
 from perfkit.analysis.compare import throughput_ratio, why_no_ratio
 from perfkit.core.errors import PerfkitError
+from perfkit.core.files import replacing
 from perfkit.core.record import Record
-from perfkit.report.terminal import cost_rows, title
+from perfkit.report.terminal import (
+    COSTS,
+    PHASE_NAMES,
+    device_words,
+    duration,
+    print_lines,
+    significant,
+    title,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SUFFIXES = (".png", ".svg", ".pdf")
+
+# Okabe and Ito, Color Universal Design (2008): colour-blind readers can tell them apart.
+BAR, CEILING = "#a6cee3", "#d55e00"
+OUTLINE: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.4, "zorder": 4}
+ROUND: dict[str, Any] = {"s": 20, "color": "#0072b2", **OUTLINE}
+STEP: dict[str, Any] = {"s": 9, "color": "black", **OUTLINE}
+SERIAL: dict[str, Any] = {"s": 36, "marker": "D", "facecolor": "white", "edgecolor": "black"}
+LEGEND: dict[str, Any] = {"ncols": 4, "fontsize": 8, "frameon": False}
+PHASE_COLOURS = {
+    "data_wait": "#999999",
+    "host_to_device": "#e69f00",
+    "forward": "#56b4e9",
+    "backward": "#0072b2",
+    "optimizer": "#009e73",
+    "other": "#dddddd",
+}
+BAR_HEIGHT = 0.6
 
 
 def measured(records: Sequence[Record], paths: Sequence[Path]) -> list[Record]:
@@ -34,87 +59,123 @@ def measured(records: Sequence[Record], paths: Sequence[Path]) -> list[Record]:
 
 
 def print_comparison(records: Sequence[Record], console: Console) -> None:
-    """Print the runs in columns: what each cost, and its ratio to the first where there is one."""
+    """Print a row a run: what each cost, and its ratio to the first where there is one."""
     letters = ascii_uppercase[: len(records)]
-    for letter, record in zip(letters, records, strict=True):
-        console.print(f"[bold]{letter}[/bold]  {_name(record)}: {title(record)}", soft_wrap=True)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("")
-    for letter, record in zip(letters, records, strict=True):
-        table.add_column(f"{letter}\n{record.cells[0].strategy}", justify="right")
-    for name, value in cost_rows():
-        table.add_row(name, *(value(record, record.cells[0]) for record in records))
-    table.add_row("samples/s, relative to A", *(_ratio(record, records[0]) for record in records))
-    console.print(Padding(table, (1, 0)))
-    for letter, record in zip(letters, records, strict=True):
-        reason = why_no_ratio(record, records[0])
-        if reason:
-            console.print(f"{letter} has no ratio to A: {reason}", soft_wrap=True)
-        for taint in record.taints:
-            console.print(f"[yellow]{letter}:[/yellow] {taint}", soft_wrap=True)
+    named = list(zip(letters, records, strict=True))
+    titles = [(letter, f"{record.name}: {title(record)}") for letter, record in named]
+    print_lines(titles, console, key_width=1)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", style="bold")
+    for cost in COSTS:
+        table.add_column(cost.heading, justify="right", no_wrap=True)
+    table.add_column("samples/s\nvs A", justify="right", no_wrap=True)
+    for letter, record in named:
+        costs = (cost.tell(record, record.cells[0]) for cost in COSTS)
+        table.add_row(letter, *costs, _ratio(record, records[0]))
+    console.print()
+    console.print(table)
+    console.print()
+    reasons = [(letter, why_no_ratio(record, records[0])) for letter, record in named]
+    refused = [(letter, f"has no ratio to A: {reason}") for letter, reason in reasons if reason]
+    print_lines(refused, console, key_width=1)
+    taints = [(letter, taint) for letter, record in named for taint in record.taints]
+    print_lines(taints, console, key_width=1, style="yellow")
 
 
 def draw_comparison(records: Sequence[Record], path: Path) -> None:
-    """Write a figure of every round of every run: samples a second, and where a step goes."""
-    if path.suffix not in SUFFIXES:
+    """Write a figure of every sample of every run: samples a second, and where a step goes.
+
+    Raises PerfkitError where the file cannot be written; then nothing is left of it.
+    """
+    if path.suffix.lower() not in SUFFIXES:
         raise PerfkitError(f"--figure {path}: has to end in one of {', '.join(SUFFIXES)}")
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    height = 1.6 + 0.55 * len(records)
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, height), sharey=True, layout="constrained"
-    )
-    names = [f"{_name(record)}\n{record.cells[0].label}" for record in records]
-    _draw_throughput(left, records)
-    _draw_phases(right, records)
+    figure = Figure(figsize=(13, 2 + 0.65 * len(records)), layout="constrained")
+    workloads = dict.fromkeys(record.config.workload for record in records)
+    hardware = dict.fromkeys(record.environment.hardware for record in records)
+    figure.suptitle(f"{', '.join(workloads)} on {' | '.join(hardware)}", fontsize=11)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.2, 1))
+    _throughput(left, records)
+    _steps(right, records)
+    names = [_row_name(letter, r) for letter, r in zip(ascii_uppercase, records, strict=False)]
     left.set_yticks(range(len(records)), names, fontsize=8)
-    left.invert_yaxis()
-    first = records[0]
-    figure.suptitle(f"{first.config.workload} · {first.environment.hardware}", fontsize=10)
+    left.set_ylim(len(records) - 0.5, -0.5)
+    for axes, side in ((left, "left"), (right, "right")):
+        axes.set_xlim(left=0)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color="#e5e5e5")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        handles, labels = axes.get_legend_handles_labels()
+        once = dict(zip(labels, handles, strict=True))
+        # Below the axes, where it can cover no sample.
+        place: Any = f"outside lower {side}"
+        figure.legend(list(once.values()), list(once), loc=place, **LEGEND)
     try:
-        figure.savefig(path, dpi=150)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)
     except OSError as error:
-        raise PerfkitError(f"--figure {path}: cannot be written ({error.strerror})") from None
-    finally:
-        plt.close(figure)
+        raise PerfkitError(
+            f"--figure {path}: cannot be written ({error.strerror or error})"
+        ) from None
 
 
-def _draw_throughput(axes: Axes, records: Sequence[Record]) -> None:
-    """Every round as a dot, the whole pass as a bar, and what the strategy could reach."""
+def _throughput(axes: Axes, records: Sequence[Record]) -> None:
+    """The timed pass as a bar, every round as a dot, and what serial did in the same rounds."""
     for row, record in enumerate(records):
         cell = record.cells[0]
-        axes.barh(row, speed.samples_per_s(cell), height=0.55, color="#9ecae1", zorder=1)
+        rate = speed.samples_per_s(cell)
         rounds = [cell.global_batch / seconds for seconds in speed.round_step_s(cell)]
-        axes.scatter(rounds, [row] * len(rounds), s=14, color="#08519c", zorder=3)
-        baselines = speed.baselines(record)
-        if baselines:
-            ideal = speed.samples_per_s(baselines[0]) * cell.ceiling
-            axes.plot([ideal, ideal], [row - 0.36, row + 0.36], color="#d95f02", lw=2, zorder=2)
-    axes.plot([], [], color="#d95f02", lw=2, label="ceiling: serial (same threads) x ceiling")
-    axes.scatter([], [], s=14, color="#08519c", label="one round")
-    axes.set_xlabel("samples per second")
-    axes.set_xlim(left=0)
-    axes.legend(fontsize=7, loc="lower right")
+        serial = [speed.samples_per_s(baseline) for baseline in speed.baselines(record)[:1]]
+        ceiling = [one * cell.ceiling for one in serial]
+        ends = (row - BAR_HEIGHT / 2, row + BAR_HEIGHT / 2)
+        axes.barh(row, rate, height=BAR_HEIGHT, color=BAR, label="timed pass")
+        axes.scatter(rounds, _spread(row, rounds), label="one round", **ROUND)
+        if serial:
+            axes.vlines(ceiling, *ends, color=CEILING, lw=3, label="ceiling of the strategy")
+            axes.scatter(serial, [row], label="serial on one device", zorder=3, **SERIAL)
+        _at_the_end(axes, row, f"{significant(rate)}/s")
+    axes.set_xlabel("samples per second over all ranks")
 
 
-def _draw_phases(axes: Axes, records: Sequence[Record]) -> None:
-    colours = ["#bdbdbd", "#fdae6b", "#6baed6", "#2171b5", "#74c476", "#f0f0f0"]
-    for row, record in enumerate(records):
-        left = 0.0
-        seconds = speed.phases(record.cells[0]).seconds
-        for colour, (name, value) in zip(colours, seconds.items(), strict=True):
-            label = name.replace("_", " ") if row == 0 else None
-            axes.barh(row, value, left=left, height=0.55, color=colour, label=label)
-            left += value
-    axes.set_xlabel("seconds per step, slowest rank (host clock)")
-    axes.legend(fontsize=7, loc="lower right")
+def _steps(axes: Axes, records: Sequence[Record]) -> None:
+    """The mean phases of the slowest rank as a bar, and each of its steps as a dot."""
+    means = [speed.phases(record.cells[0]) for record in records]
+    times = [
+        speed.host_step_s(record.cells[0], mean.rank)
+        for record, mean in zip(records, means, strict=True)
+    ]
+    factor, unit = (1e3, "milliseconds") if max(map(max, times)) < 1 else (1.0, "seconds")
+    for row, mean in enumerate(means):
+        start = 0.0
+        for name, words in PHASE_NAMES.items():
+            width = mean.seconds.get(name, 0.0) * factor
+            colour = PHASE_COLOURS[name]
+            axes.barh(row, width, left=start, height=BAR_HEIGHT, color=colour, label=words)
+            start += width
+        steps = [seconds * factor for seconds in times[row]]
+        axes.scatter(steps, _spread(row, steps), label="one step", **STEP)
+        _at_the_end(axes, row, duration(speed.step_s(records[row].cells[0])))
+    axes.set_xlabel(f"{unit} per step of the slowest rank (host clock)")
 
 
-def _name(record: Record) -> str:
-    return record.name + ("" if record.status == "complete" else " (incomplete)")
+def _at_the_end(axes: Axes, row: int, text: str) -> None:
+    """Write beside the axes, where no sample can be."""
+    beside = axes.get_yaxis_transform()  # x in axes, y in data
+    axes.text(1.01, row, text, transform=beside, va="center", fontsize=9)
+
+
+def _spread(row: int, values: Sequence[float]) -> list[float]:
+    """Return heights over the bar, first to last, so that no dot hides another and drift shows."""
+    count = len(values)
+    return [row + 0.8 * BAR_HEIGHT * ((index + 0.5) / count - 0.5) for index in range(count)]
+
+
+def _row_name(letter: str, record: Record) -> str:
+    cell = record.cells[0]
+    incomplete = "" if record.status == "complete" else " (incomplete)"
+    return f"{letter}   {cell.label}\non {device_words(cell)}\n{record.name}{incomplete}"
 
 
 def _ratio(record: Record, reference: Record) -> str:

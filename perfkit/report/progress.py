@@ -13,7 +13,7 @@ class ProgressDisplay:
     """A bar on a terminal, a line for each part of the run elsewhere; on stderr."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False)
         self._bar = Progress(
             BarColumn(bar_width=24),
             MofNCompleteColumn(),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from perfkit.analysis import speed
-from perfkit.core.record import FOREIGN_LOAD_BOUND, Cell, Record, read_record
+from perfkit.core.record import FOREIGN_LOAD_BOUND, RECORD_NAME, Cell, Record, read_record
 from perfkit.core.stats import Interval
 
 PHASE_NAMES = {
@@ -24,98 +26,148 @@ PHASE_NAMES = {
 }
 # Speedup is for the same work; where the global batch grows with the ranks, throughput grows.
 GAIN_NAMES = {True: ("speedup", "efficiency"), False: ("throughput gain", "throughput efficiency")}
-MERGED = "traces/merged.json.gz"
+UNLIMITED_WIDTH = 10_000
+KEY_WIDTH = 13
+
+Line = tuple[str, str]  # what it is about, and the sentence
+
+
+def make_console() -> Console:
+    """Return a console for stdout that takes brackets in names and paths for what they are.
+
+    A file or a pipe has no width: nothing is wrapped in it.
+    """
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = UNLIMITED_WIDTH
+    return console
 
 
 def print_run(folder: Path, console: Console | None = None) -> None:
     """Print the run in ``folder``."""
     record = read_record(folder)
-    console = console or Console(highlight=False, width=None)
+    console = console or make_console()
     console.print()
-    console.print(f"[bold]{title(record)}[/bold]", soft_wrap=True)
-    console.print(conditions(record), soft_wrap=True)
-    console.print(Padding(costs_table(record), (1, 0, 0, 0)))
-    console.print(Padding(phases_table(record), (1, 0, 0, 0)))
-    for line in findings(record):
-        console.print(line, soft_wrap=True)
-    for taint in record.taints:
-        console.print(f"[yellow]notice:[/yellow] {taint}", soft_wrap=True)
+    console.print(title(record), style="bold")
+    print_lines(conditions(record), console)
     console.print()
-    console.print(f"record   {folder / 'record.json'}", soft_wrap=True)
-    if record.traces is not None:
-        size_mib = max(file.size_bytes for file in record.traces.files) / 2**20
-        console.print(
-            f"trace    {folder / MERGED} ({size_mib:.1f} MiB): open https://ui.perfetto.dev and "
-            "drop the file there",
-            soft_wrap=True,
+    console.print(costs_table(record))
+    console.print()
+    console.print(phases_table(record))
+    console.print()
+    print_lines(findings(record), console)
+    print_lines([("notice", taint) for taint in record.taints], console, style="yellow")
+    console.print()
+    _print_path("record", folder / RECORD_NAME, console)
+    for file in record.traces.files if record.traces is not None else []:
+        if file.rank is None:
+            _print_path("trace", folder / file.path, console)
+            hint = f"{size(file.size_bytes)}; open https://ui.perfetto.dev and drop the file there"
+            print_lines([("", hint)], console)
+
+
+def print_lines(
+    lines: Sequence[Line], console: Console, *, key_width: int = KEY_WIDTH, style: str = "bold"
+) -> None:
+    """Print sentences beside what each is about, wrapped at words where the console ends."""
+    indent = " " * (key_width + 2)
+    for key, text in lines:
+        wrapped = textwrap.fill(
+            text,
+            console.width,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,  # a path in pieces cannot be copied
+            break_on_hyphens=False,
         )
+        styled = Text.assemble((f"{key:<{len(indent)}}", style), wrapped[len(indent) :])
+        console.print(styled, soft_wrap=True)
 
 
 def title(record: Record) -> str:
     """Return what was run."""
     cell = record.cells[0]
-    placement = f" ({_placement(cell)})" if cell.placement else ""
+    placement = "-".join(str(device) for device in cell.placement)
     return (
-        f"{record.config.workload}: {cell.strategy} on {_device_words(cell)}{placement}, "
-        f"a {record.kind}" + ("" if record.status == "complete" else ", INCOMPLETE")
+        f"{record.config.workload} under {cell.strategy} on {device_words(cell)}"
+        + (f", stages on devices {placement}" if placement else "")
+        + f" ({record.kind}"
+        + (")" if record.status == "complete" else ", INCOMPLETE)")
     )
 
 
-def conditions(record: Record) -> str:
+def conditions(record: Record) -> list[Line]:
     """Return what the numbers hold for."""
-    cell, environment = record.cells[0], record.environment
-    size = record.config.image_size
-    rounds = len(speed.round_step_s(cell))
+    cell, environment, size_px = record.cells[0], record.environment, record.config.image_size
     steps = sum(len(block.steps) for block in cell.blocks if block.rank == 0)
-    gate = ""
+    rounds = len(speed.round_step_s(cell))
+    batch = f"local {cell.local_batch}, global {cell.global_batch} ({record.scaling} scaling)"
+    lines = [
+        ("data", f"{record.data.name}, {size_px} x {size_px} px"),
+        ("model", f"{record.parameters:,} parameters"),
+        ("batch", batch),
+        ("machine", f"{environment.hardware}; torch {environment.versions.get('torch', '?')}"),
+        ("measured", f"{steps} timed steps in {rounds} rounds, one process per cell"),
+    ]
     if record.gate is not None:
-        gate = f"; equal to serial within {record.gate.max_abs_difference:.1e} (float64)"
-    return (
-        f"{record.data.name}, {size} x {size} px, local batch {cell.local_batch}, global batch "
-        f"{cell.global_batch} ({record.scaling} scaling), {record.parameters:,} parameters\n"
-        f"{environment.hardware}; torch {environment.versions.get('torch', '?')}; "
-        f"{steps} timed steps in {rounds} rounds, one process per cell{gate}"
-    )
+        difference = record.gate.max_abs_difference
+        equal = f"equal to serial within {difference:.0e}" if difference else "identical to serial"
+        lines.append(("correctness", f"{equal} after {record.gate.steps} steps in float64"))
+    return lines
+
+
+class Cost(NamedTuple):
+    """An absolute cost of a cell: its name, the same over a narrow column, and how to tell it."""
+
+    name: str
+    heading: str
+    tell: Callable[[Record, Cell], str]
+
+
+COSTS = (
+    Cost("step time", "step\ntime", lambda _, cell: duration(speed.step_s(cell))),
+    Cost("samples/s", "samples/s", lambda _, cell: significant(speed.samples_per_s(cell))),
+    Cost(
+        "epoch, projected",
+        "epoch,\nprojected",
+        lambda record, cell: duration(speed.epoch_s(cell, record.data.samples_per_epoch)),
+    ),
+    Cost(
+        "time to first step",
+        "first\nstep",
+        lambda _, cell: duration(max(cell.time_to_first_step_s)),
+    ),
+    Cost("peak memory per rank", "peak memory\nper rank", lambda _, cell: peak(cell)),
+    Cost("global batch", "global\nbatch", lambda _, cell: str(cell.global_batch)),
+    Cost("loss of last timed step", "last\nloss", lambda _, cell: loss(cell)),
+)
 
 
 def costs_table(record: Record) -> Table:
     """Return the strategy and its baselines side by side, absolute cost first."""
     strategy, baselines = record.cells[0], speed.baselines(record)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table()
     table.add_column("", no_wrap=True)
     table.add_column("this run\n" + _heading(strategy), justify="right", style="bold")
     for baseline in baselines:
         table.add_column("baseline\n" + _heading(baseline), justify="right")
-    for name, value in cost_rows():
-        table.add_row(name, *(value(record, cell) for cell in (strategy, *baselines)))
+    for cost in COSTS:
+        table.add_row(cost.name, *(cost.tell(record, cell) for cell in (strategy, *baselines)))
     if baselines:
         gains = [speed.gain(strategy, baseline) for baseline in baselines]
-        count = speed.devices(strategy)
         same_work = all(cell.global_batch == strategy.global_batch for cell in baselines)
         gain_name, efficiency_name = GAIN_NAMES[same_work]
-        table.add_row(gain_name, "", *(f"{gain.estimate:.2f}x" for gain in gains))
-        bounds = (interval(gain, "x").partition(" ")[2] for gain in gains)
-        table.add_row("  95 % interval", "", *bounds)
-        efficiencies = (f"{gain.estimate / count:.2f}" for gain in gains)
+        factors = (f"{gain.estimate:.2f}x" for gain in gains)
+        table.add_row(f"{gain_name}, within rounds", "", *factors)
+        table.add_row("  95 % interval", "", *(bounds(gain) for gain in gains))
+        count = speed.devices(strategy)
+        efficiencies = (
+            f"{gain.estimate / count:.2f}" if _is_one_device(baseline, strategy) else "-"
+            for gain, baseline in zip(gains, baselines, strict=True)
+        )
         table.add_row(efficiency_name, "", *efficiencies)
         table.add_row("ceiling of the strategy", f"{strategy.ceiling:g}x")
     return table
-
-
-def cost_rows() -> list[tuple[str, Callable[[Record, Cell], str]]]:
-    """Return the absolute costs of a cell: their names, and how to tell them."""
-    return [
-        ("s/step", lambda _, cell: f"{speed.step_s(cell):.3f}"),
-        ("samples/s", lambda _, cell: f"{speed.samples_per_s(cell):.1f}"),
-        (
-            "epoch, projected",
-            lambda record, cell: duration(speed.epoch_s(cell, record.data.samples_per_epoch)),
-        ),
-        ("time to first step", lambda _, cell: duration(max(cell.time_to_first_step_s))),
-        ("peak memory per rank", lambda _, cell: peak(cell)),
-        ("global batch", lambda _, cell: str(cell.global_batch)),
-        ("loss of last timed step", lambda _, cell: f"{speed.loss(cell):.3f}"),
-    ]
 
 
 def phases_table(record: Record) -> Table:
@@ -124,47 +176,58 @@ def phases_table(record: Record) -> Table:
     host = speed.phases(cell)
     on_device = any(step.device_phases_s for block in cell.blocks for step in block.steps)
     device = speed.phases(cell, "device") if on_device else None
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table()
     table.add_column(f"step of rank {host.rank}")
     table.add_column("host ms", justify="right")
     table.add_column("share", justify="right")
     if device is not None:
         table.add_column("device ms", justify="right")
     total = sum(host.seconds.values())
+    decimals = max(_decimals(total * 1e3), 1)
     for name, words in PHASE_NAMES.items():
         seconds = host.seconds.get(name, 0.0)
-        row = [words, f"{seconds * 1e3:.1f}", f"{seconds / total:.0%}"]
+        row = [words, f"{seconds * 1e3:,.{decimals}f}", f"{seconds / total:.0%}"]
         if device is not None:
-            row.append(f"{device.seconds[name] * 1e3:.1f}" if name in device.seconds else "")
+            there = device.seconds.get(name)
+            row.append("" if there is None else f"{there * 1e3:,.{decimals}f}")
         table.add_row(*row)
     if host.transfer_s is not None:
         share = f"{host.transfer_s / total:.0%}"
-        table.add_row("of which between devices", f"{host.transfer_s * 1e3:.1f}", share)
+        moved = f"{host.transfer_s * 1e3:,.{decimals}f}"
+        table.add_row("of which between devices", moved, share)
     return table
 
 
-def findings(record: Record) -> list[str]:
+def findings(record: Record) -> list[Line]:
     """Return what the numbers come to, a sentence a line."""
     strategy = record.cells[0]
-    lines = [""]
-    lines += [f"[bold]Worth it?[/bold] {verdict(record, b)}" for b in speed.baselines(record)]
+    lines = [("Worth it?", verdict(record, baseline)) for baseline in speed.baselines(record)]
     exposed = speed.exposed_communication(record)
     if exposed is not None:
+        share = f"{exposed.estimate:.0%} [{exposed.low:.0%}, {exposed.high:.0%}]"
         lines.append(
-            f"communication: {interval(exposed, '', percent=True)} of the step is spent on "
-            "gradients that backward did not hide (step minus the same step without exchange)"
+            (
+                "communication",
+                f"{share} of the step goes to exchanging gradients that backward did not hide "
+                "(the step minus the same step without exchange)",
+            )
         )
     if strategy.crossings is not None:
         lines.append(
-            f"observed: stages on {strategy.devices_per_rank} devices a rank, "
-            f"{strategy.crossings} crossing(s) between them in each direction"
+            (
+                "observed",
+                f"stages on {strategy.devices_per_rank} devices in each rank, "
+                f"{_count(strategy.crossings, 'crossing')} between them in each direction",
+            )
         )
     inflation = speed.profiler_inflation(record)
     if inflation is not None:
-        lines.append(f"profiler: a traced step took {inflation:.2f}x a timed one")
-    skipped = len(record.data.skipped)
+        lines.append(("profiler", f"a traced step took {inflation:.2f}x as long as a timed one"))
+    skipped = record.data.skipped
     if skipped:
-        lines.append(f"data: {skipped} unreadable file(s) skipped, first {record.data.skipped[0]}")
+        lines.append(
+            ("data", f"{_count(len(skipped), 'unreadable file')} skipped, first {skipped[0]}")
+        )
     return lines
 
 
@@ -172,18 +235,21 @@ def verdict(record: Record, baseline: Cell) -> str:
     """Return whether the strategy paid, as one sentence with its evidence."""
     strategy = record.cells[0]
     gain = speed.gain(strategy, baseline)
-    evidence = (
-        f"{interval(gain, 'x')} the samples/s of {baseline.label} on "
-        f"{_device_words(strategy)}, ceiling {strategy.ceiling:g}x"
-    )
+    name, _, amount = baseline.label.partition(", ")
+    evidence = f"{gain.estimate:.2f}x {bounds(gain)} the samples/s of {name}"
+    evidence += f" ({amount})" if amount else ""
+    if _is_one_device(baseline, strategy):
+        evidence += f"; the ceiling is {strategy.ceiling:g}x"
+    else:
+        evidence += ", which has the cores of all ranks"
     busy = max(foreign_share(cell) for cell in (strategy, baseline)) > FOREIGN_LOAD_BOUND
     if busy:
-        return f"Doubtful, the host was busy with other work; measure again. Seen: {evidence}."
+        return f"Doubtful, other processes kept the host busy; measure again. Seen: {evidence}."
     return {
         "faster": f"Yes: {evidence}.",
         "slower": f"No: {evidence}.",
         "equal": f"No gain: {evidence}.",
-        "undecided": f"Undecided in {len(speed.round_step_s(strategy))} rounds: {evidence}.",
+        "undecided": f"Undecided after {len(speed.round_step_s(strategy))} rounds: {evidence}.",
     }[speed.word_for(gain)]
 
 
@@ -192,21 +258,31 @@ def foreign_share(cell: Cell) -> float:
     return max((load.foreign_cpu_share or 0.0 for load in cell.load), default=0.0)
 
 
-def interval(value: Interval, unit: str, *, percent: bool = False) -> str:
-    """Return an estimate with its 95 % interval."""
-    if percent:
-        return f"{value.estimate:.0%} \\[{value.low:.0%}, {value.high:.0%}]"
-    high = "inf" if math.isinf(value.high) else f"{value.high:.2f}"
-    return f"{value.estimate:.2f}{unit} \\[{value.low:.2f}, {high}]"
+def bounds(interval: Interval) -> str:
+    """Return the ends of a 95 % interval."""
+    high = "inf" if math.isinf(interval.high) else f"{interval.high:.2f}"
+    return f"[{interval.low:.2f}, {high}]"
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person would say them."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
+    """Return seconds in the unit a person would use, to three significant digits."""
+    for most, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms"), (120.0, 1.0, "s")):
+        if seconds < most:
+            return f"{significant(seconds * factor)} {unit}"
     if seconds < 7200:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+        return f"{significant(seconds / 60)} min"
+    return f"{significant(seconds / 3600)} h"
+
+
+def significant(value: float) -> str:
+    """Return a positive number to three significant digits, never with an exponent."""
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def size(size_bytes: int) -> str:
+    """Return the size of a file in KiB or MiB."""
+    kib = size_bytes / 2**10
+    return f"{significant(kib / 2**10)} MiB" if kib >= 1000 else f"{significant(kib)} KiB"
 
 
 def peak(cell: Cell) -> str:
@@ -218,18 +294,43 @@ def peak(cell: Cell) -> str:
     return f"{max(on_cpu):,.0f} MiB CPU" if on_cpu else "?"
 
 
+def loss(cell: Cell) -> str:
+    """Return the loss of the last timed step."""
+    value = speed.loss(cell)
+    return "not finite" if value is None else f"{value:.3f}"
+
+
+def device_words(cell: Cell) -> str:
+    """Return how many devices of what kind a cell runs on."""
+    first = cell.devices[0][0]
+    kind = "stand-in device" if first.startswith("stand-in") else first.partition(":")[0]
+    kind = {"cuda": "GPU", "cpu": "CPU rank"}.get(kind, kind)
+    return _count(speed.devices(cell), kind)
+
+
+def _is_one_device(baseline: Cell, strategy: Cell) -> bool:
+    """Whether the baseline has what one device of the strategy has, and not all of its cores."""
+    return baseline.threads == strategy.threads
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
 def _heading(cell: Cell) -> str:
     """Return the label on two lines, for a narrow column."""
     return cell.label.replace(", ", "\n", 1)
 
 
-def _placement(cell: Cell) -> str:
-    return "stages on devices " + "-".join(str(device) for device in cell.placement)
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _device_words(cell: Cell) -> str:
-    first = cell.devices[0][0]
-    count = speed.devices(cell)
-    kind = "stand-in device" if first.startswith("stand-in") else first.partition(":")[0]
-    kind = {"cuda": "GPU", "cpu": "CPU rank"}.get(kind, kind)
-    return f"{count} {kind}{'s' if count > 1 else ''}"
+def _decimals(value: float) -> int:
+    """Return how many decimals a positive number needs for three significant digits."""
+    return max(2 - math.floor(math.log10(value)), 0) if value > 0 else 0
+
+
+def _print_path(key: str, path: Path, console: Console) -> None:
+    """Print a path in one piece, however long."""
+    console.print(f"{key:<{KEY_WIDTH}}  {path}", soft_wrap=True)

@@ -1,0 +1,189 @@
+"""The command: a table and a figure, or one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from records import a_baseline, a_cell, a_record, an_environment
+
+from perfkit import compare
+from perfkit.core import cli
+from perfkit.core.record import RECORD_NAME, Record, write_record
+
+SERIAL = a_record(a_cell([[0.2], [0.2]]), name="serial")
+DDP = a_record(a_cell([[0.25, 0.25], [0.25, 0.25]]), a_baseline([0.2, 0.2]), name="ddp")
+STRONG = a_record(SERIAL.cells[0], config={"local_batch": None, "global_batch": 4})
+
+
+def run_folder(folder: Path, record: Record) -> str:
+    folder.mkdir()
+    write_record(record, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    return run_folder(tmp_path / "good", SERIAL)
+
+
+def test_it_prints_the_table_and_writes_the_figure(
+    good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = run_folder(tmp_path / "other", DDP)
+    figure = tmp_path / "figure.png"
+    assert cli.run(compare.main, [good, other, "--figure", str(figure)]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "1.60x" in told.out
+    assert told.out.endswith(f"figure  {figure}\n")
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert figure.stat().st_size > 10_000
+
+
+def test_one_run_may_be_looked_at_alone_and_named_by_its_file(
+    good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure = tmp_path / "figure.png"
+    path = str(Path(good) / RECORD_NAME)
+    assert cli.run(compare.main, [path, "--figure", str(figure)]) == 0
+    assert "serial: tiny:Tiny under serial" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (a_record(SERIAL.cells[0], environment=an_environment(hardware="B")), "other hardware"),
+        (a_record(SERIAL.cells[0], config={"workload": "glaucoma"}), "other workload"),
+        (STRONG, "other scaling mode"),
+    ],
+)
+def test_a_ratio_that_would_mean_nothing_is_refused_with_the_reason(
+    good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], record: Record, reason: str
+) -> None:
+    other = run_folder(tmp_path / "other", record)
+    assert cli.run(compare.main, [good, other, "--figure", str(tmp_path / "f.png")]) == 0
+    told = capsys.readouterr().out
+    assert f"B  has no ratio to A: {reason}\n" in told
+    assert told.count("1.00x") == 1  # that of A to itself
+
+
+def test_an_interrupted_run_is_compared_by_what_it_measured(
+    good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = a_record(a_cell([[0.1]]), status="incomplete", name="cut")
+    other = run_folder(tmp_path / "other", record)
+    assert cli.run(compare.main, [good, other, "--figure", str(tmp_path / "f.png")]) == 0
+    told = capsys.readouterr().out
+    assert "cut: tiny:Tiny under serial on 1 CPU rank (quick look, INCOMPLETE)" in told
+    assert "2.00x" in told
+
+
+def with_a_part_missing(folder: Path) -> None:
+    path = write_record(SERIAL, folder)
+    content = orjson.loads(path.read_bytes())
+    del content["cells"][0]["ceiling"]
+    path.write_bytes(orjson.dumps(content))
+
+
+def truncated(folder: Path) -> None:
+    path = write_record(SERIAL, folder)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def of_a_newer_version(folder: Path) -> None:
+    path = write_record(SERIAL, folder)
+    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"schema_version": "2.0"}))
+
+
+def without_blocks(folder: Path) -> None:
+    write_record(a_record(a_cell([]), status="incomplete"), folder)
+
+
+def without_record(folder: Path) -> None:
+    pass
+
+
+def missing(folder: Path) -> None:
+    folder.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (with_a_part_missing, "is not a valid Record (cells.0.ceiling: field required)"),
+        (truncated, "is not a whole JSON file"),
+        (of_a_newer_version, "has schema version 2.0, this perfkit reads up to 1.x"),
+        (without_blocks, "the run stopped before its first timed block; run it again"),
+        (without_record, "record.json: cannot be read (No such file or directory)"),
+        (missing, "cannot be read (No such file or directory); name a run folder"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_one_line_naming_it_and_nothing_is_written(
+    good: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    said: str,
+) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    damage(bad)
+    figure = tmp_path / "figure.png"
+    assert cli.run(compare.main, [good, str(bad), "--figure", str(figure)]) == 2
+    check_one_line(capsys, str(bad), said)
+    assert not figure.exists()
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ("figure.gif", "has to end in one of .png, .svg, .pdf"),
+        ("figure", "has to end in one of .png, .svg, .pdf"),
+        ("a-file/figure.png", "cannot be written"),
+        ("a-folder.png", "cannot be written"),
+    ],
+)
+def test_a_figure_that_cannot_be_written_is_one_line_before_anything_is_printed(
+    good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], figure: str, said: str
+) -> None:
+    (tmp_path / "a-file").touch()
+    (tmp_path / "a-folder.png").mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert cli.run(compare.main, [good, "--figure", str(tmp_path / figure)]) == 2
+    check_one_line(capsys, f"--figure {tmp_path / figure}", said)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def check_one_line(capsys: pytest.CaptureFixture[str], *said: str) -> None:
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("perfkit: error: ")
+    assert told.err.count("\n") == 1
+    for words in said:
+        assert words in told.err
+
+
+def test_no_run_and_too_many_are_refused(good: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(compare.main, []) == 2
+    check_one_line(capsys, "name at least one run folder")
+    assert cli.run(compare.main, [good] * 27) == 2
+    check_one_line(capsys, "27 runs are too many")
+
+
+def test_it_draws_and_prints_without_importing_torch(good: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from perfkit import compare\n"
+        "assert compare.main(sys.argv[1:]) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code, good, "--figure", str(tmp_path / "figure.svg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "200 ms" in done.stdout
+    assert done.stderr == ""

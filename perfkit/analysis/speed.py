@@ -8,7 +8,7 @@ from statistics import median
 from typing import Literal
 
 from perfkit.core.record import Cell, Record
-from perfkit.core.stats import Interval, ratio_interval
+from perfkit.core.stats import Interval, ratio_interval, rounds_needed
 
 EQUAL_BOUND = 0.02
 """Two costs whose whole interval lies within this share of each other are called equal."""
@@ -65,11 +65,7 @@ def gain(cell: Cell, baseline: Cell) -> Interval:
     Under strong scaling, where both train the same global batch, this is the speedup; under weak
     scaling it is the scaled throughput X(N) / X(1).
     """
-    ours, theirs = _paired_step_s(cell, baseline)
-    return ratio_interval(
-        [seconds / baseline.global_batch for seconds in theirs],
-        [seconds / cell.global_batch for seconds in ours],
-    )
+    return ratio_interval(*_paired_sample_s(baseline, cell))
 
 
 def word_for(interval: Interval) -> Word:
@@ -79,6 +75,12 @@ def word_for(interval: Interval) -> Word:
     if interval.low > 1:
         return "faster"
     return "slower" if interval.high < 1 else "undecided"
+
+
+def more_rounds(cell: Cell, baseline: Cell) -> int:
+    """Return about how many more rounds would decide whether the cell gains; at least one."""
+    theirs, ours = _paired_sample_s(baseline, cell)
+    return max(rounds_needed(theirs, ours, EQUAL_BOUND) - len(ours), 1)
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,12 @@ def _step_s_of_rounds(cell: Cell) -> dict[int, float]:
     for block in cell.blocks:
         slowest[block.round] = max(slowest[block.round], block.wall_s / len(block.steps))
     return dict(sorted(slowest.items()))
+
+
+def _paired_sample_s(first: Cell, second: Cell) -> tuple[list[float], list[float]]:
+    """Return the seconds a sample of both cells in the rounds that both have."""
+    one, other = _paired_step_s(first, second)
+    return [s / first.global_batch for s in one], [s / second.global_batch for s in other]
 
 
 def _paired_step_s(first: Cell, second: Cell) -> tuple[list[float], list[float]]:

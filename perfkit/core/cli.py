@@ -71,7 +71,7 @@ def run(main: Main, argv: Sequence[str] | None = None) -> int:
         return main(argv)
     except SystemExit as ending:
         # Raised where somebody else has been told what happened.
-        return ending.code if isinstance(ending.code, int) else EXIT_USER_ERROR
+        return ending.code if isinstance(ending.code, int) else EXIT_USER_ERROR * bool(ending.code)
     except PerfkitError as error:
         print(f"perfkit: error: {error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, median, quantiles, stdev
+from statistics import NormalDist, fmean, median, quantiles, stdev
 from typing import NamedTuple
 
 CONFIDENCE = 0.95
@@ -44,6 +44,19 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
     t = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1))
     half = t * stdev(logs) / math.sqrt(len(logs))
     return Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half))
+
+
+def rounds_needed(numerator: Sequence[float], denominator: Sequence[float], bound: float) -> int:
+    """Return about how many rounds in all would decide between faster, slower and equal.
+
+    The rounds after which the paired t interval of `ratio_interval` is as narrow as the distance
+    of the estimate from 1, or as ``bound`` where it is nearer, if estimate and spread stay as they
+    are: n with z * s / sqrt(n) = distance. Needs two rounds.
+    """
+    logs = [math.log(a / b) for a, b in zip(numerator, denominator, strict=True)]
+    distance = max(abs(fmean(logs)), math.log1p(bound))
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    return math.ceil((z * stdev(logs) / distance) ** 2)
 
 
 def is_stable(values: Sequence[float], *, window: int, bound: float) -> bool:

@@ -100,6 +100,7 @@ class Run:
         self.traces: Traces | None = None
         self.taints: list[str] = []
         self._baselines: list[CellProcess] = []
+        self._environment = describe_environment(place.launcher)
         self._created_at = datetime.now(UTC).isoformat(timespec="seconds")
 
     def profile(self, listener: Listener) -> None:
@@ -237,7 +238,7 @@ class Run:
             kind="quick look",
             scaling=self.config.scaling,
             config=self.config,
-            environment=describe_environment(self.place.launcher),
+            environment=self._environment,
             data=first.data,
             parameters=first.parameters,
             gate=self.gate,

@@ -151,8 +151,11 @@ def costs_table(record: Record) -> Table:
     table.add_column("this run\n" + _heading(strategy), justify="right", style="bold")
     for baseline in baselines:
         table.add_column("baseline\n" + _heading(baseline), justify="right")
+    cells = (strategy, *baselines)
     for cost in COSTS:
-        table.add_row(cost.name, *(cost.tell(record, cell) for cell in (strategy, *baselines)))
+        table.add_row(cost.name, *(cost.tell(record, cell) for cell in cells))
+    if strategy.ranks > 1 or strategy.workers:
+        table.add_row("memory of ranks and workers", *(all_ranks_memory(cell) for cell in cells))
     if baselines:
         gains = [speed.gain(strategy, baseline) for baseline in baselines]
         same_work = all(cell.global_batch == strategy.global_batch for cell in baselines)
@@ -220,6 +223,13 @@ def findings(record: Record) -> list[Line]:
                 f"{_count(strategy.crossings, 'crossing')} between them in each direction",
             )
         )
+    if speed.baselines(record):
+        lines.append(
+            (
+                record.kind,
+                "one process of each: the intervals do not cover what varies between processes",
+            )
+        )
     inflation = speed.profiler_inflation(record)
     if inflation is not None:
         lines.append(("profiler", f"a traced step took {inflation:.2f}x as long as a timed one"))
@@ -249,7 +259,7 @@ def verdict(record: Record, baseline: Cell) -> str:
         "faster": f"Yes: {evidence}.",
         "slower": f"No: {evidence}.",
         "equal": f"No gain: {evidence}.",
-        "undecided": f"Undecided after {len(speed.round_step_s(strategy))} rounds: {evidence}.",
+        "undecided": f"Undecided, {_rounds_so_far(strategy, baseline)}: {evidence}.",
     }[speed.word_for(gain)]
 
 
@@ -294,6 +304,13 @@ def peak(cell: Cell) -> str:
     return f"{max(on_cpu):,.0f} MiB CPU" if on_cpu else "?"
 
 
+def all_ranks_memory(cell: Cell) -> str:
+    """Return the memory of all ranks and their loader workers, shared pages counted once."""
+    shares = [memory.cpu_pss_mib for memory in cell.memory]
+    known = [share for share in shares if share is not None]
+    return f"{sum(known):,.0f} MiB CPU" if known and len(known) == len(shares) else "?"
+
+
 def loss(cell: Cell) -> str:
     """Return the loss of the last timed step."""
     value = speed.loss(cell)
@@ -315,6 +332,13 @@ def _is_one_device(baseline: Cell, strategy: Cell) -> bool:
 
 def _table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _rounds_so_far(strategy: Cell, baseline: Cell) -> str:
+    rounds = len(speed.round_step_s(strategy))
+    if rounds < 2:
+        return "one round tells nothing of its spread"
+    return f"about {_count(speed.more_rounds(strategy, baseline), 'more round')} would tell"
 
 
 def _heading(cell: Cell) -> str:

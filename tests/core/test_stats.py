@@ -6,10 +6,11 @@ import math
 import random
 import statistics
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from perfkit.core.stats import Interval, is_stable, ratio_interval, relative_iqr
+from perfkit.core.stats import Interval, is_stable, ratio_interval, relative_iqr, rounds_needed
 
 
 def test_a_constant_ratio_is_found_exactly_however_much_the_rounds_drift() -> None:
@@ -85,3 +86,21 @@ def test_only_the_last_window_has_to_be_stable() -> None:
 def test_the_bound_itself_is_stable() -> None:
     assert is_stable([1.0, 2.0, 3.0], window=3, bound=0.5)
     assert not is_stable([1.0, 2.0, 3.0], window=3, bound=0.499)
+
+
+def test_the_rounds_needed_are_those_after_which_the_interval_leaves_1() -> None:
+    generator = np.random.default_rng(11)
+    logs = generator.normal(0.05, 0.2, size=4000)
+    needed = rounds_needed(np.exp(logs).tolist(), [1.0] * len(logs), 0.02)
+    assert needed == pytest.approx((1.96 * 0.2 / 0.05) ** 2, rel=0.2)
+    decided = [
+        ratio_interval(np.exp(draw).tolist(), [1.0] * needed).low > 1
+        for draw in generator.normal(0.05, 0.2, size=(400, needed))
+    ]
+    assert 0.4 < np.mean(decided) < 0.6  # the estimate itself varies, so half of them decide
+
+
+def test_a_ratio_nearer_to_1_than_the_bound_needs_the_rounds_of_the_bound() -> None:
+    close = [1.001, 0.999, 1.003, 0.997]
+    assert rounds_needed(close, [1.0] * 4, 0.02) == 1
+    assert rounds_needed([1.1, 0.9, 1.1, 0.9], [1.0] * 4, 0.02) > 50

@@ -107,7 +107,7 @@ def test_the_answer_names_the_evidence_the_baseline_and_the_ceiling(
     ("rounds", "answer"),
     [
         ([0.5] * 4, "No: 0.80x"),
-        ([0.2, 0.5, 0.25, 0.6], "Undecided after 4 rounds: "),
+        ([0.2, 0.5, 0.25, 0.6], "Undecided, about "),
     ],
 )
 def test_a_loss_and_an_open_question_are_called_that(rounds: list[float], answer: str) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from perfkit.core import cli
 from perfkit.core.config import RunConfig, read_toml
+from perfkit.core.errors import PerfkitError
 from perfkit.core.host import available_cores
-from perfkit.engine.folder import default_name, what_is_left
+from perfkit.engine.folder import default_name, is_complete, what_is_left
 from perfkit.launch.detect import Place, detect
 from perfkit.launch.spawn import RankError, run_ranks
 from perfkit.strategies import STRATEGIES
 
+RANKS_PER_CORE = 8  # more would only show how a machine swaps
 DESCRIPTION = "Run one training under one parallel strategy, measure it, trace it, say if it pays."
 
 
@@ -33,8 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = config.runs / name
     command = [sys.executable, "-m", "perfkit.profile", *arguments, "--name", name]
     threads = config.threads or max(available_cores() // layout.ranks, 1)
+    most = RANKS_PER_CORE * available_cores()
+    if layout.ranks > most:
+        raise PerfkitError(
+            f"--strategy {config.strategy} --gpus {layout.devices} needs {layout.ranks} processes, "
+            f"too many for {available_cores()} cores; ask for at most {most}, or use a launcher"
+        )
     try:
-        return run_ranks(command, ranks=layout.ranks, threads=threads)
+        run_ranks(command, ranks=layout.ranks, threads=threads)
+        if not is_complete(folder):
+            raise RankError(0, f"the ranks ended without a result; {what_is_left(folder)}")
+        return 0
     except RankError as error:
         print(f"perfkit: error: {error.message}", file=sys.stderr)
         print(f"perfkit: {what_is_left(folder)}", file=sys.stderr)
@@ -69,11 +80,11 @@ def _be_a_rank(config: RunConfig, place: Place) -> int:
 
     die_with_parent()
     with report_errors():
-        from perfkit.engine.profile_run import profile_rank
-        from perfkit.report.progress import ProgressDisplay, Silence
-        from perfkit.report.terminal import print_run
-
         try:
+            from perfkit.engine.profile_run import profile_rank
+            from perfkit.report.progress import ProgressDisplay, Silence
+            from perfkit.report.terminal import print_run
+
             if place.rank != 0:
                 profile_rank(config, place, Silence())
                 return 0

@@ -119,7 +119,7 @@ def missing(folder: Path) -> None:
         (truncated, "is not a whole JSON file"),
         (of_a_newer_version, "has schema version 2.0, this perfkit reads up to 1.x"),
         (without_blocks, "the run stopped before its first timed block; run it again"),
-        (without_record, "record.json: cannot be read (No such file or directory)"),
+        (without_record, "holds no record.json; it is no run folder"),
         (missing, "cannot be read (No such file or directory); name a run folder"),
     ],
 )

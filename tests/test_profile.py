@@ -223,6 +223,8 @@ def test_help_answers_without_importing_torch() -> None:
             "does not say how to cut its model",
         ),
         (("--workload", "tiny:Lacking"), "Lacking lacks model"),
+        (("--workload", "tiny:Tiny", "--local-batch", "65"), "has 64 samples, fewer than one"),
+        (("--strategy", "ddp", "--gpus", "60000"), "too many for"),
     ],
 )
 def test_bad_input_is_one_line_with_exit_code_2_and_no_run_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import types
 import typing
@@ -72,6 +73,10 @@ def run(main: Main, argv: Sequence[str] | None = None) -> int:
     except SystemExit as ending:
         # Raised where somebody else has been told what happened.
         return ending.code if isinstance(ending.code, int) else EXIT_USER_ERROR * bool(ending.code)
+    except BrokenPipeError:
+        # Whoever read the output had enough of it; the rest goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except PerfkitError as error:
         print(f"perfkit: error: {error}", file=sys.stderr)
     except KeyboardInterrupt:

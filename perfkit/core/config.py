@@ -13,7 +13,9 @@ from perfkit.core.errors import PerfkitError, first_problem
 MIN_LOCAL_BATCH = 2  # BatchNorm over features cannot train on one sample
 
 StrategyName = Literal["serial", "ddp", "model_parallel", "ddp_model_parallel"]
+RUN_NAME = r"^\w[\w.+-]*$"
 Positive = Annotated[int, Field(ge=1)]
+Devices = Annotated[int, Field(ge=1, le=65536)]
 Batch = Annotated[int, Field(ge=MIN_LOCAL_BATCH)]
 
 
@@ -28,9 +30,9 @@ class RunConfig(BaseModel):
     """Folder of the data set; without it the workload makes synthetic data."""
     strategy: StrategyName = "serial"
     """How the training is spread over devices."""
-    gpus: Positive | None = None
+    gpus: Devices | None = None
     """Devices in all. Without enough GPUs the CPU stands in for them, and every table says so."""
-    ranks: Positive | None = None
+    ranks: Devices | None = None
     """Processes. Follows from --gpus; says how many stage groups ddp_model_parallel makes."""
     placement: Literal["contiguous", "interleaved"] | None = None
     """Where model parallel puts the stages: runs balanced by measured cost, or in turn."""
@@ -38,9 +40,9 @@ class RunConfig(BaseModel):
     """Where to run; with cuda, too few GPUs are an error instead of a notice."""
     oversubscribe: bool = False
     """Let several devices share one GPU (gloo instead of NCCL). For tests: the run is tainted."""
-    threads: Positive | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads of each rank. Default: the cores of this host shared among its ranks."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Loader worker processes of each rank; 0 loads in the training process."""
     global_batch: Batch | None = None
     """Samples a step over all ranks, whatever their number (strong scaling)."""
@@ -62,7 +64,7 @@ class RunConfig(BaseModel):
     """What a run on more than one device is measured beside."""
     runs: Path = Path("runs")
     """Folder that run folders are made in."""
-    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None = None
+    name: Annotated[str, Field(pattern=RUN_NAME, max_length=200)] | None = None
     """Name of the run folder. Default: time, workload, strategy and devices."""
 
     @model_validator(mode="after")

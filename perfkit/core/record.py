@@ -10,12 +10,20 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
-from perfkit.core.config import RunConfig
+from perfkit.core.config import RUN_NAME, RunConfig
 from perfkit.core.errors import PerfkitError, first_problem
 from perfkit.core.files import replacing
 
@@ -157,11 +165,11 @@ class Block(_Part):
     """Index of the round, from 0. In each round every cell has one turn."""
     rank: int
     """Rank that took the steps."""
-    wall_s: float
+    wall_s: PositiveFloat
     """Seconds from the barrier before the first step until the last one was done on all devices."""
     turn_cpu_s: float
     """CPU seconds of the rank's process tree over its whole turn, the untimed lead-in included."""
-    steps: list[StepSample]
+    steps: Annotated[list[StepSample], Field(min_length=1)]
     """In the order they were taken."""
 
 
@@ -187,7 +195,7 @@ class Cell(_Part):
     """Name in tables."""
     strategy: str
     """How the training was spread over devices: serial, ddp, model_parallel, ..."""
-    ranks: int
+    ranks: PositiveInt
     """Processes."""
     devices_per_rank: int
     """Devices that each process works on."""
@@ -199,13 +207,13 @@ class Cell(_Part):
     """CPU threads of each rank."""
     workers: int
     """Loader worker processes of each rank."""
-    local_batch: int
+    local_batch: PositiveInt
     """Samples of a step in each rank."""
-    global_batch: int
+    global_batch: PositiveInt
     """Samples of a step over all ranks."""
     ceiling: float
     """The most this strategy can gain over one device, as a factor."""
-    time_to_first_step_s: list[float]
+    time_to_first_step_s: Annotated[list[float], Field(min_length=1)]
     """Of each rank: from the start of its process to the end of its first step."""
     warmup_step_s: list[float]
     """Step times of rank 0 during warm-up, the first step not among them."""
@@ -276,7 +284,7 @@ class Record(_Part):
 
     schema_version: str = SCHEMA_VERSION
     """major.minor: readers refuse a newer major version."""
-    name: str
+    name: Annotated[str, Field(pattern=RUN_NAME)]
     """Name of the run folder."""
     created_at: str
     """Start of the run: ISO 8601, UTC."""
@@ -316,6 +324,11 @@ def write_record(record: Record, folder: Path) -> Path:
 def read_record(path: Path) -> Record:
     """Return the Record in a run folder or file; PerfkitError says what is wrong with it."""
     file = path / RECORD_NAME if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise PerfkitError(
+            f"{path}: holds no {RECORD_NAME}; it is no run folder, or the run ended before "
+            "anything was measured"
+        )
     try:
         content: Any = orjson.loads(file.read_bytes())
     except OSError as error:

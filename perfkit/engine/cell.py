@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from perfkit.core.config import RunConfig
+from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Block, DataFacts, Gate, Memory, StageObservation
 from perfkit.core.stats import is_stable
 from perfkit.engine.gate import equality_gate
@@ -76,6 +77,15 @@ class RankCell:
         batch = batch_sizes(config, mesh.world_size)
         dataset = self._workload.dataset("train")
         samples = len(dataset)  # type: ignore[arg-type]
+        if samples < batch.whole:
+            raise PerfkitError(
+                f"the training set has {samples} samples, fewer than one global batch of "
+                f"{batch.whole}; use a smaller batch or more data"
+            )
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise PerfkitError(
+                f"--workload {config.workload}: its model has no parameters to train"
+            )
         batches = endless_batches(self._workload, config, mesh, batch.whole)
         parallel = self._parallelize(model, mesh).train()
         steps_per_epoch = max(samples // batch.whole, 1)

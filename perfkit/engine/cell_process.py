@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Self
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
@@ -93,8 +93,13 @@ class CellProcess:
         memory: Memory = self._call("memory")
         return memory
 
-    def close(self) -> None:
-        """Let the process leave, and end it if it does not."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let the process leave; end it if it does not, or at once where something went wrong."""
+        if kind is not None:
+            self._process.kill()
         self._connection.close()
         try:
             self._process.wait(LEAVE_S)
@@ -133,7 +138,10 @@ def serve(connection: Connection, config: RunConfig, mesh: Mesh) -> None:
             answer = (False, error)
         except Exception:
             answer = (False, traceback.format_exc())
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except BrokenPipeError:  # the rank has gone; so may this process
+            return
 
 
 def _own_environment(threads: int) -> dict[str, str]:

@@ -104,6 +104,8 @@ def late_taints(cells: list[CellLog]) -> list[str]:
     timed = sum(len(block.steps) for block in cells[0].blocks if block.rank == 0)
     if timed < MIN_STEPS:
         taints.append(f"{timed} timed steps are too few to trust (at least {MIN_STEPS})")
+    if any(step.loss is None for block in cells[0].blocks for step in block.steps):
+        taints.append("the loss was not finite: this training does not train")
     for log in cells:
         shares = [load.foreign_cpu_share for load in log.load if load.foreign_cpu_share is not None]
         if shares and max(shares) > FOREIGN_LOAD_BOUND:

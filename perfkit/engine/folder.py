@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
-from perfkit.core.record import RECORD_NAME
+from perfkit.core.record import RECORD_NAME, read_record
 
 
 def default_name(config: RunConfig, *, devices: int) -> str:
@@ -20,10 +20,18 @@ def default_name(config: RunConfig, *, devices: int) -> str:
 
 def what_is_left(folder: Path) -> str:
     """Return where the samples of a run that did not end are, as the end of a sentence."""
-    record = folder / RECORD_NAME
-    if record.exists():
-        return f"what was measured until then is in {record}, marked incomplete"
-    return "nothing had been measured yet"
+    if not (folder / RECORD_NAME).exists():
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # left by a rank 0 that was killed; its name can be used again
+        return "nothing had been measured yet"
+    if is_complete(folder):
+        return f"the run itself was complete, see {folder / RECORD_NAME}"
+    return f"what was measured until then is in {folder / RECORD_NAME}, marked incomplete"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the run in ``folder`` came to its end."""
+    return (folder / RECORD_NAME).exists() and read_record(folder).status == "complete"
 
 
 @contextlib.contextmanager

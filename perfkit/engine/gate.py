@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 
 import torch
@@ -39,7 +40,12 @@ def equality_gate(
     if mesh.rank == 0:
         serial = _train(workload, _serial, alone, config, global_batch)
     difference = _largest_difference(tested, serial, mesh)
-    if not difference <= TOLERANCE:  # also catches nan
+    if math.isnan(difference):
+        raise PerfkitError(
+            f"the correctness gate of --strategy {config.strategy} came to nan: the training "
+            f"diverges within {STEPS} steps in float64; look at the loss, its weights and the data"
+        )
+    if difference > TOLERANCE:
         raise PerfkitError(
             f"--strategy {config.strategy} does not train as serial training does: after {STEPS} "
             f"steps in float64 parameters differ by {difference:.3g} (at most {TOLERANCE:g}), so "

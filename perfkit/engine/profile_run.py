@@ -108,7 +108,7 @@ class Run:
         for taint in self.choice.taints:
             self.taints.append(taint)
             listener.say(taint)
-        listener.start("first step")
+        listener.start("loading, first step")
         cell = RankCell(self.config, self.mesh)
         with contextlib.closing(cell), contextlib.ExitStack() as processes:
             self.cells.append(self._strategy(cell))
@@ -165,10 +165,9 @@ class Run:
         """Run the gate in one process beside each rank."""
         port = share(free_port() if self.mesh.rank == 0 else None, self.mesh)
         place = dataclasses.replace(self.place, master_port=port)
-        process = CellProcess(
+        with CellProcess(
             self.config, self.mesh.devices, place=place, backend=self.choice.backend
-        )
-        with contextlib.closing(process):
+        ) as process:
             return process.gate(cell.placement)
 
     def _baseline_configs(self) -> list[RunConfig]:
@@ -186,8 +185,7 @@ class Run:
         label = label_of(config, self._first_device())
         if self.mesh.rank != 0:
             return CellLog("baseline", label, config, None, lambda *_: [], [])
-        process = CellProcess(config, [self._first_device()])
-        processes.callback(process.close)
+        process = processes.enter_context(CellProcess(config, [self._first_device()]))
         self._baselines.append(process)
 
         def turn(round_index: int, steps: int) -> list[Block]:

@@ -106,7 +106,7 @@ class Training:
         DDP averages gradients over ranks; with this scale the average is the gradient of
         sum(w * l) / sum(w) over the global batch, whatever weight each rank's share has.
         """
-        losses, weights = self._workload.loss(outputs, targets)
+        losses, weights = _checked(self._workload.loss(outputs, targets))
         total = weights.sum()
         world_size = self._mesh.world_size if communicate else 1
         if world_size > 1:
@@ -129,6 +129,17 @@ class Training:
             return None
         self.moved = self._staged.transfers.take()
         return self.moved.host_s
+
+
+def _checked(returned: object) -> tuple[Tensor, Tensor]:
+    """Return the losses and weights of a workload; a mean that it took itself is refused."""
+    match returned:
+        case (Tensor(ndim=1) as losses, Tensor() as weights) if losses.shape == weights.shape:
+            return losses, weights
+    raise PerfkitError(
+        "a workload's loss has to return (losses, weights), both [N], one for each sample: "
+        "the weighted mean over all ranks is taken by perfkit"
+    )
 
 
 def staged_part(model: nn.Module) -> StagedModel | None:
@@ -155,20 +166,13 @@ def endless_batches(
 ) -> Generator[tuple[Tensor, Tensor]]:
     """Yield this rank's share of every global batch, loaded by ``config.workers`` workers.
 
-    The workers live from the first batch until the generator is closed. Raises PerfkitError, at
-    the first batch, if the training set is smaller than a global batch.
+    The workers live from the first batch until the generator is closed.
     """
     dataset = workload.dataset("train")
-    samples = len(dataset)  # type: ignore[arg-type]
-    if samples < global_batch:
-        raise PerfkitError(
-            f"the training set has {samples} samples, fewer than one global batch of "
-            f"{global_batch}; use a smaller batch or more data"
-        )
     loader = DataLoader(
         SeededDataset(dataset, config.seed),
         batch_sampler=EndlessBatchSampler(
-            samples,
+            len(dataset),  # type: ignore[arg-type]
             global_batch=global_batch,
             rank=mesh.rank,
             world_size=mesh.world_size,

@@ -65,8 +65,9 @@ def leave(code: int) -> NoReturn:
     """
     gc.collect()  # what only a cycle keeps alive would be reported as leaked semaphores
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):  # nobody reads it any more
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -62,6 +62,8 @@ def run_ranks(
         reports = [Path(folder) / f"rank{rank}.json" for rank in range(ranks)]
         try:
             for rank in range(ranks):
+                if received:
+                    break
                 variables = {
                     "RANK": rank,
                     "WORLD_SIZE": ranks,

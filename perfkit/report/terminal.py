@@ -101,7 +101,9 @@ def conditions(record: Record) -> list[Line]:
     cell, environment, size_px = record.cells[0], record.environment, record.config.image_size
     steps = sum(len(block.steps) for block in cell.blocks if block.rank == 0)
     rounds = len(speed.round_step_s(cell))
-    batch = f"local {cell.local_batch}, global {cell.global_batch} ({record.scaling} scaling)"
+    batch = f"{cell.global_batch}"
+    if cell.ranks > 1:
+        batch = f"local {cell.local_batch}, global {cell.global_batch} ({record.scaling} scaling)"
     lines = [
         ("data", f"{record.data.name}, {size_px} x {size_px} px"),
         ("model", f"{record.parameters:,} parameters"),
@@ -208,13 +210,13 @@ def findings(record: Record) -> list[Line]:
     exposed = speed.exposed_communication(record)
     if exposed is not None:
         share = f"{exposed.estimate:.0%} [{exposed.low:.0%}, {exposed.high:.0%}]"
-        lines.append(
-            (
-                "communication",
-                f"{share} of the step goes to exchanging gradients that backward did not hide "
-                "(the step minus the same step without exchange)",
-            )
+        told = (
+            f"{share} of the step goes to exchanging gradients that backward did not hide "
+            "(the step minus the same step without exchange)"
         )
+        if exposed.low <= 0:
+            told = f"undecided: {share} of the step would be exposed exchange of gradients"
+        lines.append(("communication", told))
     if strategy.crossings is not None:
         lines.append(
             (

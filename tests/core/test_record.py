@@ -98,7 +98,11 @@ def refusal(path: Path) -> str:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path) == (
-        f"{tmp_path / RECORD_NAME}: cannot be read (No such file or directory); name a run folder"
+        f"{tmp_path}: holds no {RECORD_NAME}; it is no run folder, or the run ended before "
+        "anything was measured"
+    )
+    assert refusal(tmp_path / "nowhere") == (
+        f"{tmp_path / 'nowhere'}: cannot be read (No such file or directory); name a run folder"
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import torch
 
 from perfkit.core.record import Memory
@@ -32,8 +32,9 @@ def read_peak(cuda_devices: Sequence[torch.device] = ()) -> Memory:
     """Return the peaks since the reset, in MiB."""
     status = Path("/proc/self/status")
     own = _status_mib(status, "VmHWM") if _mark_can_be_reset() else None
-    tree = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    shares = [_status_mib(Path(f"/proc/{process.pid}/smaps_rollup"), "Pss") for process in tree]
+    # Loader workers, and no other children: a baseline beside this rank is not its memory.
+    pids = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
+    shares = [_status_mib(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in pids]
     known = [share for share in shares if share is not None]
     return Memory(
         cpu_peak_mib=own,

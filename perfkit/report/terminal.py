@@ -182,7 +182,8 @@ def phases_table(record: Record) -> Table:
     on_device = any(step.device_phases_s for block in cell.blocks for step in block.steps)
     device = speed.phases(cell, "device") if on_device else None
     table = _table()
-    table.add_column(f"step of rank {host.rank}")
+    slowest = ", the slowest" if cell.ranks > 1 else ""
+    table.add_column(f"step of rank {host.rank}{slowest}")
     table.add_column("host ms", justify="right")
     table.add_column("share", justify="right")
     if device is not None:

@@ -71,7 +71,7 @@ def _on_cpu(config: RunConfig, layout: Layout, *, reason: str) -> DeviceChoice:
     gpus_expected = config.gpus is not None or layout.devices > 1
     if layout.devices_per_rank > 1 or (gpus_expected and config.device != "cpu"):
         taints = (
-            f"stand-in devices ({reason}): {layout.devices} device(s) of "
-            f"{layout.ranks} process(es) are the CPU of this machine, not GPUs",
+            f"stand-in devices ({reason}): the CPU of this machine takes the place of "
+            f"{layout.devices} GPU{'s' if layout.devices > 1 else ''}",
         )
     return DeviceChoice(devices, "gloo", taints)

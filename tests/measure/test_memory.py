@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
@@ -26,17 +27,6 @@ needs_shares = pytest.mark.skipif(
 )
 
 MANY = 64  # MiB
-
-
-def touch(mib: int) -> None:
-    """Use memory and give it back."""
-    np.ones(mib * 2**20, dtype=np.uint8)
-
-
-def peak_mib() -> float:
-    peak = read_peak().cpu_peak_mib
-    assert peak is not None
-    return peak
 
 
 PEAK_OF_A_BLOCK = """
@@ -71,14 +61,24 @@ def test_where_the_mark_cannot_be_reset_it_is_not_reported(
 
 
 @pytest.fixture
-def child() -> Iterator[int]:
+def worker() -> Iterator[int]:
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    process.start()
+    assert process.pid is not None
+    yield process.pid
+    process.kill()
+    process.join()
+
+
+@pytest.fixture
+def other_child() -> Iterator[int]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process.pid
         process.communicate(b"\n")
 
 
-def test_the_shares_of_this_process_and_of_its_children_are_added(
-    child: int, monkeypatch: pytest.MonkeyPatch
+def test_the_shares_of_this_process_and_of_its_workers_are_added_and_no_others(
+    worker: int, other_child: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 
@@ -90,7 +90,8 @@ def test_the_shares_of_this_process_and_of_its_children_are_added(
     # Real shares change whenever some other process maps the same libraries.
     monkeypatch.setattr(memory, "_status_mib", a_share_of_100_mib)
     assert read_peak().cpu_pss_mib == 100.0 * len(asked)
-    assert {os.getpid(), child} <= set(asked)
+    assert {os.getpid(), worker} <= set(asked)
+    assert other_child not in asked
 
 
 @needs_shares
@@ -102,9 +103,9 @@ def test_a_share_is_more_than_nothing_and_no_more_than_all_that_is_resident() ->
 
 
 @needs_shares
-def test_a_child_that_has_just_left_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_has_just_left_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = types.SimpleNamespace(pid=2**30)
-    monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: [gone])
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [gone])
     share = read_peak().cpu_pss_mib
     assert share is not None
     assert share > 0

@@ -1,8 +1,9 @@
 """A cell in a process of its own, told what to do by a rank of the run.
 
 A baseline is a fresh process, so that its memory and its first step are its own. So is the
-correctness gate: what float64 training leaves behind (the allocator's thresholds above all) made
-the steps of the same process up to a fifth faster, which the user's training would not be.
+correctness gate: run in the process that was timed afterwards, it made that process's steps faster
+than those of a serial baseline without a gate, by more than the intervals allow. The allocator's
+thresholds, which grow with the largest block freed, are the likely cause.
 
 ``python -m perfkit.engine.cell_process FD SPEC`` answers calls of RankCell's methods over a pipe
 until the pipe is closed.

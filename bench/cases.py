@@ -17,7 +17,8 @@ from perfkit.analysis import speed
 from perfkit.core.config import RunConfig, StrategyName
 from perfkit.core.record import read_record
 from perfkit.core.stats import Interval
-from perfkit.engine.training import Training, endless_batches
+from perfkit.engine.loading import endless_batches
+from perfkit.engine.training import Training
 from perfkit.measure.paired import time_paired
 from perfkit.measure.recorder import StepRecorder
 from perfkit.strategies.base import Device, Mesh

@@ -11,11 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import orjson
 import psutil
 import pytest
 
-from perfkit.core.record import Record, read_record
+from perfkit.core.record import SCHEMA_VERSION, Record, read_record
 
 SUPPORT = Path(__file__).parent / "support"
 SHORT = ("--steps", "10", "--rounds", "2", "--warmup", "3")
@@ -321,4 +320,4 @@ def check_kept(run_folder: Path) -> None:
     assert record.status == "incomplete"
     assert record.cells[0].blocks or record.cells[1].blocks
     assert not [path for path in run_folder.iterdir() if path.name.startswith(".")]
-    assert orjson.loads((run_folder / "record.json").read_bytes())["schema_version"] == "1.0"
+    assert record.schema_version == SCHEMA_VERSION

@@ -15,7 +15,9 @@ def why_no_ratio(record: Record, reference: Record) -> str | None:
     reasons = [
         (record.environment.hardware != reference.environment.hardware, "other hardware"),
         (_kind(mine) != _kind(other), "other kind of device"),
+        (record.kind != reference.kind, f"a {record.kind} beside a {reference.kind}"),
         (record.config.workload != reference.config.workload, "other workload"),
+        (record.parameters != reference.parameters, "other model"),
         (record.data.name != reference.data.name, "other data"),
         (record.config.image_size != reference.config.image_size, "other image size"),
         (record.scaling != reference.scaling, "other scaling mode"),

@@ -26,7 +26,7 @@ def round_step_s(cell: Cell) -> list[float]:
 
 def step_s(cell: Cell) -> float:
     """Return seconds a step over the whole timed pass, on the slowest rank of each round."""
-    steps = {block.round: len(block.steps) for block in cell.blocks}
+    steps = {block.round: block.step_count for block in cell.blocks}
     costs = _step_s_of_rounds(cell)
     return sum(costs[index] * steps[index] for index in steps) / sum(steps.values())
 
@@ -36,8 +36,13 @@ def samples_per_s(cell: Cell) -> float:
     return cell.global_batch / step_s(cell)
 
 
-def epoch_s(cell: Cell, samples_per_epoch: int) -> float:
-    """Return the projected seconds of one epoch of training, incomplete batches dropped."""
+def epoch_s(cell: Cell, samples_per_epoch: int | None) -> float | None:
+    """Return the projected seconds of one epoch of training, incomplete batches dropped.
+
+    None where nothing is known of an epoch.
+    """
+    if samples_per_epoch is None:
+        return None
     return samples_per_epoch // cell.global_batch * step_s(cell)
 
 
@@ -101,8 +106,10 @@ def phases(cell: Cell, clock: Literal["host", "device"] = "host") -> Phases:
     because the host was waiting for data. Raises ValueError if there is no such clock.
     """
     wall: dict[int, float] = defaultdict(float)
+    taken: dict[int, int] = defaultdict(int)
     for block in cell.blocks:
         wall[block.rank] += block.wall_s
+        taken[block.rank] += block.step_count
     slowest = max(wall, key=lambda rank: wall[rank])
     steps = [s for block in cell.blocks if block.rank == slowest for s in block.steps]
     if clock == "device" and not all(step.device_phases_s for step in steps):
@@ -112,7 +119,7 @@ def phases(cell: Cell, clock: Literal["host", "device"] = "host") -> Phases:
         for name, seconds in (step.phases_s if clock == "host" else step.device_phases_s).items():
             total[name] += seconds
     means = {name: seconds / len(steps) for name, seconds in total.items()}
-    means["other"] = max(wall[slowest] / len(steps) - sum(means.values()), 0.0)
+    means["other"] = max(wall[slowest] / taken[slowest] - sum(means.values()), 0.0)
     moved = [s.communication_s for s in steps if s.communication_s is not None]
     return Phases(slowest, clock, means, sum(moved) / len(steps) if moved else None)
 
@@ -138,8 +145,9 @@ def profiler_inflation(record: Record) -> float | None:
 
 
 def baselines(record: Record) -> list[Cell]:
-    """Return the baselines that were measured."""
-    return [cell for cell in record.cells if cell.role == "baseline" and cell.blocks]
+    """Return what was measured beside the strategy: serial training, and variants of the run."""
+    beside = ("baseline", "variant")
+    return [cell for cell in record.cells if cell.role in beside and cell.blocks]
 
 
 def devices(cell: Cell) -> int:
@@ -150,7 +158,7 @@ def devices(cell: Cell) -> int:
 def _step_s_of_rounds(cell: Cell) -> dict[int, float]:
     slowest: dict[int, float] = defaultdict(float)
     for block in cell.blocks:
-        slowest[block.round] = max(slowest[block.round], block.wall_s / len(block.steps))
+        slowest[block.round] = max(slowest[block.round], block.wall_s / block.step_count)
     return dict(sorted(slowest.items()))
 
 

@@ -1,4 +1,9 @@
-"""RunConfig: everything a user may ask of one run, validated where it is typed."""
+"""What a user may ask of one run, validated where it is typed.
+
+``RunConfig`` is what is trained and where, which every command that trains takes; ``ProfileConfig``
+and ``TrainConfig`` add how it is measured and how long it trains, and ``SessionConfig`` is what
+there is to say of somebody's own loop.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from perfkit.core.errors import PerfkitError, first_problem
 
 MIN_LOCAL_BATCH = 2  # BatchNorm over features cannot train on one sample
 
 StrategyName = Literal["serial", "ddp", "model_parallel", "ddp_model_parallel"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+VARIED = ("precision", "threads", "workers", "global_batch", "local_batch", "placement")
+"""Options that a run can be measured beside another value of: they leave its layout as it is."""
 RUN_NAME = r"^\w[\w.+-]*$"
 Positive = Annotated[int, Field(ge=1)]
 Devices = Annotated[int, Field(ge=1, le=65536)]
@@ -20,12 +28,16 @@ Batch = Annotated[int, Field(ge=MIN_LOCAL_BATCH)]
 
 
 class RunConfig(BaseModel):
-    """One run: what is trained, how it is spread over devices, and how it is measured."""
+    """What is trained, how it is spread over devices, and where the result goes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     workload: str = "glaucoma"
     """What to train: a built-in name, or my_package.my_module:MyWorkload."""
+    model: str | None = None
+    """Which of the workload's models to train. Default: the one that was published with it."""
+    weights: Path | None = None
+    """File of pretrained weights to start from (.pth, .pt or .bin); nothing is ever downloaded."""
     data: Path | None = None
     """Folder of the data set; without it the workload makes synthetic data."""
     strategy: StrategyName = "serial"
@@ -40,6 +52,8 @@ class RunConfig(BaseModel):
     """Where to run; with cuda, too few GPUs are an error instead of a notice."""
     oversubscribe: bool = False
     """Let several devices share one GPU (gloo instead of NCCL). For tests: the run is tainted."""
+    precision: Precision = "fp32"
+    """Of matrix products and convolutions; bf16 and fp16 by automatic mixed precision."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads of each rank. Default: the cores of this host shared among its ranks."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -50,18 +64,12 @@ class RunConfig(BaseModel):
     """Samples a step in each rank (weak scaling). Default: 32 on a GPU, 4 on a CPU."""
     image_size: Annotated[int, Field(ge=16)] | None = None
     """Side of the square training image in pixels. Default: 224 on a GPU, 96 on a CPU."""
+    epochs: Positive = 10
+    """Epochs of the whole training, over which the learning rate follows its schedule."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of weights, data order and augmentation."""
-    steps: Positive | None = None
-    """Timed steps of each cell, over all rounds. Default: 120 on a GPU, 12 on a CPU."""
-    rounds: Annotated[int, Field(ge=2)] = 4
-    """Blocks the timed pass is cut into; strategy and baseline take turns in each."""
-    warmup: Annotated[int, Field(ge=3)] = 12
-    """Most warm-up steps; warm-up ends earlier once the step time is stable."""
-    trace_steps: Annotated[int, Field(ge=0)] = 2
-    """Steps of the traced pass; 0 leaves it out."""
-    baseline: Literal["serial", "none"] = "serial"
-    """What a run on more than one device is measured beside."""
+    """Seed of weights, data order, augmentation, and the split of a data set that has none."""
+    deterministic: bool = False
+    """Use deterministic algorithms only: the same bits from run to run on the same machine."""
     runs: Path = Path("runs")
     """Folder that run folders are made in."""
     name: Annotated[str, Field(pattern=RUN_NAME, max_length=200)] | None = None
@@ -83,10 +91,94 @@ class RunConfig(BaseModel):
         return "weak" if self.global_batch is None else "strong"
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the options of a TOML file, each of the type that RunConfig gives it.
+class ProfileConfig(RunConfig):
+    """One profiled run: what is trained, and how it is measured."""
 
-    Raises PerfkitError where the file is missing, is not TOML, or asks for what RunConfig refuses.
+    steps: Positive | None = None
+    """Timed steps of each cell, over all rounds. Default: 120 on a GPU, 12 on a CPU."""
+    rounds: Annotated[int, Field(ge=2)] = 4
+    """Blocks the timed pass is cut into; strategy and baseline take turns in each."""
+    warmup: Annotated[int, Field(ge=3)] = 12
+    """Most warm-up steps; warm-up ends earlier once the step time is stable."""
+    trace_steps: Annotated[int, Field(ge=0)] = 2
+    """Steps of the traced pass; 0 leaves it out."""
+    baseline: tuple[str, ...] = ("serial",)
+    """What to measure beside the run: serial, none, or an option with another value, such as
+    workers=1 or precision=fp32; several may be named."""
+
+    @field_validator("baseline", mode="before")
+    @classmethod
+    def _one_or_several(cls, baseline: Any) -> Any:
+        return (baseline,) if isinstance(baseline, str) else baseline
+
+    @model_validator(mode="after")
+    def _baselines_can_be_made(self) -> Self:
+        if "none" in self.baseline and len(self.baseline) > 1:
+            raise ValueError("--baseline none: leaves nothing to measure beside; name it alone")
+        self.variants()
+        return self
+
+    def variants(self) -> dict[str, ProfileConfig]:
+        """Return this config with another value of one option, by ``option=value``.
+
+        Raises ValueError for a baseline that is not of that form, or that changes nothing.
+        """
+        found = {}
+        for spec in self.baseline:
+            if spec in {"serial", "none"}:
+                continue
+            option, equals, value = spec.partition("=")
+            field = option.replace("-", "_")
+            if not equals or field not in VARIED:
+                raise ValueError(
+                    f"--baseline {spec}: has to be serial, none, or another value of one of "
+                    f"{', '.join(VARIED)}, as in workers=1"
+                )
+            try:
+                changed = self.model_validate(
+                    self.model_dump() | {field: value, "baseline": ("none",)}
+                )
+            except ValidationError as error:
+                _, _, reason = first_problem(error)
+                raise ValueError(f"--baseline {spec}: {reason}") from None
+            if getattr(changed, field) == getattr(self, field):
+                raise ValueError(f"--baseline {spec}: is what the run itself has")
+            found[spec] = changed
+        return found
+
+
+class TrainConfig(RunConfig):
+    """One training, epoch after epoch."""
+
+    monitor: Literal["loss", "accuracy", "auc", "f1"] = "loss"
+    """What tells the best epoch, on the validation set."""
+    patience: Positive | None = None
+    """Stop after this many epochs in a row without a better one. Default: train all epochs."""
+    resume: Path | None = None
+    """Run folder of a training to go on with; its options hold unless they are given anew."""
+
+
+class SessionConfig(BaseModel):
+    """What is known of a loop that is not perfkit's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    workload: str
+    """Name of the script."""
+    warmup: int
+    """Steps before the timed ones."""
+    steps: int
+    """Timed steps."""
+    trace_steps: int
+    """Traced steps after the timed ones."""
+    image_size: None = None
+    """Not known of a loop of one's own."""
+
+
+def read_toml(path: Path, model: type[RunConfig]) -> dict[str, Any]:
+    """Return the options of a TOML file, each of the type that ``model`` gives it.
+
+    Raises PerfkitError where the file is missing, is not TOML, or asks for what ``model`` refuses.
     """
     try:
         options = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -94,14 +186,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise PerfkitError(f"--config {path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PerfkitError(f"--config {path}: is not TOML ({error})") from None
-    unknown = sorted(set(options) - set(RunConfig.model_fields))
+    unknown = sorted(set(options) - set(model.model_fields))
     if unknown:
         raise PerfkitError(
             f"--config {path}: unknown option {unknown[0]!r}; known are "
-            + ", ".join(RunConfig.model_fields)
+            + ", ".join(model.model_fields)
         )
     try:
-        return RunConfig(**options).model_dump(include=set(options))
+        return model(**options).model_dump(include=set(options))
     except ValidationError as error:
         option, value, reason = first_problem(error)
         where = f"{option} = {value!r}: " if option else ""

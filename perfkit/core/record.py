@@ -14,34 +14,31 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     field_validator,
 )
 
-from perfkit.core.config import RUN_NAME, RunConfig
+from perfkit.core.config import RUN_NAME, Precision, ProfileConfig, SessionConfig, TrainConfig
 from perfkit.core.errors import PerfkitError, first_problem
 from perfkit.core.files import replacing
+from perfkit.core.training_result import Part, TrainingResult
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
 RECORD_NAME = "record.json"
 
 FOREIGN_LOAD_BOUND = 0.10
 """Share of the host's CPU time that other processes may take before numbers are doubtful."""
 
-Role = Literal["strategy", "baseline", "ablation"]
+Role = Literal["strategy", "baseline", "variant", "ablation"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Gpu(_Part):
+class Gpu(Part):
     """One GPU as its driver describes it."""
 
     name: str
@@ -52,7 +49,7 @@ class Gpu(_Part):
     """CUDA compute capability, as in 9.0."""
 
 
-class Environment(_Part):
+class Environment(Part):
     """Where the run happened, as rank 0 saw it."""
 
     hostname: str
@@ -87,7 +84,7 @@ class Environment(_Part):
     """float32 convolutions may run in TF32 on a GPU."""
 
 
-class Gate(_Part):
+class Gate(Part):
     """The correctness gate: float64 training under the strategy against serial training."""
 
     steps: int
@@ -100,7 +97,7 @@ class Gate(_Part):
     """The most that was allowed."""
 
 
-class StageObservation(_Part):
+class StageObservation(Part):
     """What forward hooks saw of one stage in one rank during the first step."""
 
     rank: int
@@ -123,7 +120,7 @@ class StageObservation(_Part):
     """Distinct dtypes of the tensors that went in and came out."""
 
 
-class Memory(_Part):
+class Memory(Part):
     """Peak memory of one rank over its timed blocks, in MiB; what cannot be read is None."""
 
     cpu_peak_mib: float | None
@@ -136,7 +133,7 @@ class Memory(_Part):
     """torch.cuda.max_memory_reserved of each device of the rank; empty on a CPU."""
 
 
-class StepSample(_Part):
+class StepSample(Part):
     """One step of one rank."""
 
     host_s: float
@@ -149,7 +146,9 @@ class StepSample(_Part):
     """Host seconds of explicit moves between devices (model parallel), else None."""
     loss: float | None
     """This rank's part of the global loss times world size: the mean over ranks is the loss of the
-    global batch. None where it was not a finite number."""
+    global batch. None where it was not a finite number, and in a loop of one's own."""
+    skipped: bool = False
+    """The gradient scaler of fp16 found an overflow and left the parameters as they were."""
 
     @field_validator("loss")
     @classmethod
@@ -158,7 +157,7 @@ class StepSample(_Part):
         return loss if loss is not None and math.isfinite(loss) else None
 
 
-class Block(_Part):
+class Block(Part):
     """Some timed steps in a row of one rank, in one round."""
 
     round: int
@@ -171,9 +170,17 @@ class Block(_Part):
     """CPU seconds of the rank's process tree over its whole turn, the untimed lead-in included."""
     steps: Annotated[list[StepSample], Field(min_length=1)]
     """In the order they were taken."""
+    taken: PositiveInt | None = None
+    """Steps that ``wall_s`` covers, where ``steps`` holds only every so many-th of them: a training
+    of many epochs."""
+
+    @property
+    def step_count(self) -> int:
+        """Steps that ``wall_s`` covers."""
+        return self.taken or len(self.steps)
 
 
-class HostLoad(_Part):
+class HostLoad(Part):
     """What else rank 0's host did during one turn of one cell."""
 
     round: int
@@ -186,11 +193,12 @@ class HostLoad(_Part):
     """CPU time that a hypervisor gave to others over all CPU time there was, 0..1."""
 
 
-class Cell(_Part):
+class Cell(Part):
     """One configuration measured: the strategy itself, a baseline, or an ablation."""
 
     role: Role
-    """The strategy asked for, a baseline beside it, or an ablation (a part of it left out)."""
+    """The strategy asked for, a baseline (serial training) or a variant (another value of one
+    option) beside it, or an ablation (a part of it left out)."""
     label: str
     """Name in tables."""
     strategy: str
@@ -207,6 +215,13 @@ class Cell(_Part):
     """CPU threads of each rank."""
     workers: int
     """Loader worker processes of each rank."""
+    precision: Precision | None = None
+    """What was asked for; ``product_dtypes`` is what was seen. None in a loop of one's own."""
+    product_dtypes: list[dict[str, int]] = Field(default_factory=list)
+    """Of each rank: how many matrix products and convolutions the forward of the first step ran, by
+    the dtype of what they multiplied (torch.bfloat16). TF32 counts as torch.float32."""
+    tf32: bool | None = None
+    """Products and convolutions of float32 ran in TF32; None where the devices have none."""
     local_batch: PositiveInt
     """Samples of a step in each rank."""
     global_batch: PositiveInt
@@ -233,7 +248,7 @@ class Cell(_Part):
     """One for each rank; empty until the timed pass is over."""
 
 
-class TraceFile(_Part):
+class TraceFile(Part):
     """A trace in the run folder, as read back after it was written."""
 
     path: str
@@ -252,7 +267,7 @@ class TraceFile(_Part):
     """Kernels of all ranks in the file; 0 on a CPU."""
 
 
-class Traces(_Part):
+class Traces(Part):
     """The traced pass. Its times explain; they are never the result."""
 
     step_s: list[float]
@@ -261,22 +276,32 @@ class Traces(_Part):
     """One for each rank, and the merged one."""
 
 
-class DataFacts(_Part):
+class DataFacts(Part):
     """What the run trained on."""
 
     name: str
     """Name of the data set: of its folder and split, or of what makes it."""
-    train_samples: int
-    """Samples in the training set."""
-    samples_per_epoch: int
+    train_samples: int | None
+    """Samples in the training set; None where it does not say."""
+    samples_per_epoch: int | None
     """Samples that one epoch draws; more than there are where a class is drawn repeatedly."""
     class_counts: list[int]
     """Of the samples of one epoch, by class; empty where the data set has no labels to count."""
     skipped: list[str]
     """Files that could not be read and were left out."""
+    split: str = ""
+    """How samples came into the training, validation and test sets, where that is known."""
+    normalisation: str = ""
+    """Mean and standard deviation that images were normalised with, and where these are from."""
 
 
-class Record(_Part):
+def _kind_of_config(config: Any) -> str:
+    """Return which of the configs this is, by an option that only it has."""
+    options = config if isinstance(config, dict) else type(config).model_fields
+    return "profile" if "rounds" in options else "train" if "monitor" in options else "session"
+
+
+class Record(Part):
     """One run of perfkit: its conditions and every sample that was measured. All times in seconds.
 
     Nothing in it is derived: speeds, gains and intervals follow from the blocks of its cells.
@@ -290,24 +315,32 @@ class Record(_Part):
     """Start of the run: ISO 8601, UTC."""
     status: Literal["complete", "incomplete"]
     """Incomplete where the run was interrupted: what was measured until then is there."""
-    kind: Literal["quick look"]
-    """A quick look is one process per cell: it does not cover variation between processes."""
+    kind: Literal["quick look", "training", "own loop"]
+    """A quick look is one process per cell: it does not cover variation between processes. In a
+    training a block is an epoch. An own loop is a user's, watched by ``perfkit.session``."""
     scaling: Literal["strong", "weak"]
     """Strong: the global batch is fixed; weak: the batch of each rank is."""
-    config: RunConfig
+    config: Annotated[
+        Annotated[ProfileConfig, Tag("profile")]
+        | Annotated[TrainConfig, Tag("train")]
+        | Annotated[SessionConfig, Tag("session")],
+        Discriminator(_kind_of_config),
+    ]
     """As resolved: what the user left open is filled in."""
     environment: Environment
     """Hardware, versions and settings."""
     data: DataFacts
     """The data set."""
-    parameters: int
-    """Scalars in all parameters of the model."""
+    parameters: int | None
+    """Scalars in all parameters of the model; None where an own loop does not tell."""
     gate: Gate | None
     """What the correctness gate found; None where the strategy is serial training itself."""
     cells: list[Cell] = Field(min_length=1)
     """The strategy first."""
     traces: Traces | None
     """What was traced after the timed pass; None where no step was traced, or not yet."""
+    training: TrainingResult | None = None
+    """What the training came to, where this is one."""
     taints: list[str]
     """Whatever makes the numbers doubtful, a sentence each."""
 

@@ -8,6 +8,7 @@ follows from its seed, epoch and index, never from the generator of a worker.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,11 +30,19 @@ class EndlessBatchSampler(Sampler[list[SampleKey]]):
     """Yields, without end, the keys of this rank's share of every global batch.
 
     Epochs follow each other without a gap: a batch may hold the end of one and the start of the
-    next. Raises ValueError if the ranks do not divide the global batch.
+    next. The first ``start`` batches are passed over, as seen before a training was stopped.
+    Raises ValueError if the ranks do not divide the global batch.
     """
 
     def __init__(
-        self, samples: int, *, global_batch: int, rank: int, world_size: int, seed: int
+        self,
+        samples: int,
+        *,
+        global_batch: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        start: int = 0,
     ) -> None:
         if global_batch % world_size:
             raise ValueError(f"{world_size} ranks do not divide a global batch of {global_batch}")
@@ -42,8 +51,12 @@ class EndlessBatchSampler(Sampler[list[SampleKey]]):
         local = global_batch // world_size
         self._share = slice(rank * local, (rank + 1) * local)
         self._seed = seed
+        self._start = start
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
+        return itertools.islice(self._batches(), self._start, None)
+
+    def _batches(self) -> Iterator[list[SampleKey]]:
         pending: list[SampleKey] = []
         epoch = 0
         while True:

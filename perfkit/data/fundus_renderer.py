@@ -2,23 +2,23 @@
 
 Lengths are in aperture radii, with the origin at the centre of the picture, x right and y down.
 What depends on the picture's size (the sensor's noise) is drawn last, so that a key shows the same
-eye at every size. Pixel arithmetic is float32 and keeps to + - * / and sqrt, which round alike on
-every CPU; exp or sin would not.
+eye at every size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from numpy.random import Generator
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-Pixels = npt.NDArray[np.floating[Any]]  # float32
+from perfkit.data.painting import Pixels, blurred, clouds, mix, rgb, smooth
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -128,14 +128,15 @@ def _retina(rng: Generator, eye: _Eye, frame: _Frame) -> Pixels:
     fair = _colour(rng, (0.86, 0.44, 0.22), spread=0.04)
     dark = _colour(rng, (0.58, 0.20, 0.10), spread=0.03)
     mottling = sum(
-        depth * _clouds(rng, cells, frame) for cells, depth in ((6, 0.05), (22, 0.03), (70, 0.025))
+        depth * clouds(rng, cells, frame.size)
+        for cells, depth in ((6, 0.05), (22, 0.03), (70, 0.025))
     )
-    image: Pixels = (fair + (dark - fair) * eye.pigment) * (1 + _rgb(0.5, 1.0, 0.9) * mottling)
+    image: Pixels = (fair + (dark - fair) * eye.pigment) * (1 + rgb(0.5, 1.0, 0.9) * mottling)
     # The nerve-fibre layer is thickest, and so brightest, around the disc.
-    image *= 1 + _rgb(0.10, 0.18, 0.12) * _bump(frame, eye.disc, 0.5)
+    image *= 1 + rgb(0.10, 0.18, 0.12) * _bump(frame, eye.disc, 0.5)
     depth = rng.uniform(0.2, 0.36)
-    image *= 1 - depth * _rgb(0.7, 1.0, 0.9) * _bump(frame, eye.fovea, 0.27)
-    image *= 1 - depth * _rgb(0.4, 0.7, 0.6) * _bump(frame, eye.fovea, 0.09)
+    image *= 1 - depth * rgb(0.7, 1.0, 0.9) * _bump(frame, eye.fovea, 0.27)
+    image *= 1 - depth * rgb(0.4, 0.7, 0.6) * _bump(frame, eye.fovea, 0.09)
     return image
 
 
@@ -155,8 +156,8 @@ def _paint_choroid(image: Pixels, rng: Generator, eye: _Eye, frame: _Frame) -> N
     )
     widths = rng.uniform(0.004, 0.013, (count, 1)) * np.linspace(1, 0.5, 10)
     streaks = _strokes(frame, points, widths, rng.uniform(0.3, 1, count), blur=0.012)
-    away = _smooth(((frame.x - pole[0]) ** 2 + (frame.y - pole[1]) ** 2 - 0.1) / 0.7)
-    image *= 1 + eye.tessellation * _rgb(0.20, 0.38, 0.20) * (streaks - 0.5) * away
+    away = smooth(((frame.x - pole[0]) ** 2 + (frame.y - pole[1]) ** 2 - 0.1) / 0.7)
+    image *= 1 + eye.tessellation * rgb(0.20, 0.38, 0.20) * (streaks - 0.5) * away
 
 
 def _paint_disc(image: Pixels, rng: Generator, eye: _Eye, frame: _Frame, ratio: float) -> None:
@@ -168,21 +169,21 @@ def _paint_disc(image: Pixels, rng: Generator, eye: _Eye, frame: _Frame, ratio: 
 
     crescent = np.sqrt((x - eye.temporal * rng.uniform(0.05, 0.2)) ** 2 + y**2)
     cover = rng.uniform(0.1, 0.5) * _disk(crescent, rng.uniform(1.0, 1.15), 0.25 + pixel)
-    _mix(image, _rgb(0.84, 0.56, 0.33), cover)
+    mix(image, rgb(0.84, 0.56, 0.33), cover)
 
     # The temporal side of the rim is the paler one.
     rim = _colour(rng, (0.90, 0.55, 0.31), spread=0.03)
-    rim = rim + eye.temporal * _rgb(0.04, 0.08, 0.07) * x.clip(-1, 1)
-    rim = rim * (1 + _rgb(0.025, 0.05, 0.05) * _clouds(rng, 30, frame))
+    rim = rim + eye.temporal * rgb(0.04, 0.08, 0.07) * x.clip(-1, 1)
+    rim = rim * (1 + rgb(0.025, 0.05, 0.05) * clouds(rng, 30, frame.size))
     cover = rng.uniform(0.8, 0.95) * _disk(np.sqrt(x**2 + y**2), 1, 0.22 + pixel)
-    _mix(image, rim, cover)
+    mix(image, rim, cover)
 
     # The cup leans to the temporal side and still lies within its disc.
     lean = (1 - ratio) * eye.temporal * rng.uniform(0.0, 0.4)
     drop = (1 - ratio) * rng.uniform(-0.2, 0.2)
     cup = np.sqrt((x - lean) ** 2 + (y - drop) ** 2)
     cover = rng.uniform(0.85, 1.0) * _disk(cup, ratio, 0.2 + pixel)
-    _mix(image, _colour(rng, (0.99, 0.80, 0.55), spread=0.02), cover)
+    mix(image, _colour(rng, (0.99, 0.80, 0.55), spread=0.02), cover)
 
 
 def _paint_vessels(
@@ -193,7 +194,7 @@ def _paint_vessels(
         tones = np.minimum(1, 0.4 + widths[:, 0] / 0.02)
         strokes = _strokes(frame, points, widths, tones, blur=camera.focus)
         blood = np.maximum(blood, strokes)
-    image *= 1 - rng.uniform(0.65, 1.0) * _rgb(0.30, 0.60, 0.50) * blood
+    image *= 1 - rng.uniform(0.65, 1.0) * rgb(0.30, 0.60, 0.50) * blood
 
 
 def _grow_vessels(rng: Generator, eye: _Eye) -> list[tuple[Floats, Floats]]:
@@ -233,14 +234,14 @@ def _grow_vessels(rng: Generator, eye: _Eye) -> list[tuple[Floats, Floats]]:
 def _light(image: Pixels, rng: Generator, eye: _Eye, frame: _Frame, camera: _Camera) -> None:
     """Light the eye: exposure, vignette, shadows away from the disc, stray light at the edge."""
     from_centre = frame.x**2 + frame.y**2
-    shadow = rng.uniform(0, 0.8) * _smooth(0.35 + 0.28 * _clouds(rng, 3, frame))
+    shadow = rng.uniform(0, 0.8) * smooth(0.35 + 0.28 * clouds(rng, 3, frame.size))
     shadow = shadow * (1 - _bump(frame, eye.disc, 0.5))
     exposure = rng.uniform(0.75, 1.05) * (1 - camera.vignette * from_centre) * (1 - shadow)
-    image *= _rgb(*camera.cast) * exposure
+    image *= rgb(*camera.cast) * exposure
 
     lean = 1 + rng.uniform(-0.8, 0.8) * frame.x + rng.uniform(-0.8, 0.8) * frame.y
-    stray = _smooth((from_centre - rng.uniform(0.3, 0.6)) * lean)
-    _mix(image, _colour(rng, (0.80, 0.66, 0.42), spread=0.12), 0.75 * rng.random() ** 2 * stray)
+    stray = smooth((from_centre - rng.uniform(0.3, 0.6)) * lean)
+    mix(image, _colour(rng, (0.80, 0.66, 0.42), spread=0.12), 0.75 * rng.random() ** 2 * stray)
     image += 0.04 * rng.random()
 
 
@@ -254,7 +255,7 @@ def _paint_dust(image: Pixels, rng: Generator, frame: _Frame) -> None:
         reach = (0.008 + 0.02 * width) * frame.radius
         box = (middle_x - reach, middle_y - reach, middle_x + reach, middle_y + reach)
         draw.ellipse(box, fill=int(30 + 60 * tone))
-    _mix(image, _rgb(0.85, 0.75, 0.62), _blurred(canvas, 0.007 * frame.radius))
+    mix(image, rgb(0.85, 0.75, 0.62), blurred(canvas, 0.007 * frame.radius))
 
 
 def _aperture(frame: _Frame, camera: _Camera) -> Pixels:
@@ -307,43 +308,16 @@ def _strokes(
     outlines = (outlines * frame.radius + frame.centre) * scale
     for outline, tone in zip(outlines.reshape(len(points), -1).tolist(), tones, strict=True):
         draw.polygon(outline, fill=int(255 * tone))
-    return _blurred(canvas.reduce(scale), blur * frame.radius)
-
-
-def _blurred(canvas: Image.Image, radius: float) -> Pixels:
-    return np.asarray(canvas.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255
-
-
-def _clouds(rng: Generator, cells: int, frame: _Frame) -> Pixels:
-    """Return smooth noise of about unit scale, ``cells`` features across: [size, size]."""
-    # The outermost cells are cut off: the filter flattens noise towards the border.
-    coarse = Image.fromarray(rng.standard_normal((cells + 2, cells + 2), dtype=np.float32))
-    inner = (1, 1, cells + 1, cells + 1)
-    fine = coarse.resize((frame.size, frame.size), Image.Resampling.BICUBIC, box=inner)
-    return np.asarray(fine)
+    return blurred(canvas.reduce(scale), blur * frame.radius)
 
 
 def _colour(rng: Generator, mean: tuple[float, float, float], *, spread: float) -> Pixels:
-    return _rgb(*(mean + rng.uniform(-spread, spread, 3)))
-
-
-def _rgb(red: float, green: float, blue: float) -> Pixels:
-    return np.array([red, green, blue], dtype=np.float32).reshape(3, 1, 1)
-
-
-def _mix(image: Pixels, colour: Pixels, share: Pixels) -> None:
-    image += (colour - image) * share
-
-
-def _smooth(t: Pixels) -> Pixels:
-    """Return the smoothstep 3 t^2 - 2 t^3 of ``t`` clipped to 0..1."""
-    t = t.clip(0, 1)
-    return t * t * (3 - 2 * t)
+    return rgb(*(mean + rng.uniform(-spread, spread, 3)))
 
 
 def _disk(distance: Pixels, radius: float, softness: float) -> Pixels:
     """Return coverage that falls from 1 to 0 over ``softness`` around ``radius``."""
-    return _smooth((radius - distance) / softness + 0.5)
+    return smooth((radius - distance) / softness + 0.5)
 
 
 def _bump(frame: _Frame, centre: tuple[float, float], radius: float) -> Pixels:

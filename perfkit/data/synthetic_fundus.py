@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from perfkit.core.errors import PerfkitError
+from perfkit.data import SPLITS
 from perfkit.data.fundus_renderer import render_fundus
 
 __all__ = ["SPLITS", "SyntheticFundus", "render_fundus", "write_smdg"]
 
-SPLITS = ("train", "val", "test")
 GLAUCOMA_RATIO = 0.6  # a cup wider than this share of its disc is labelled glaucoma
 NORMAL_RATIOS = (0.25, 0.50)
 GLAUCOMA_RATIOS = (0.70, 0.90)
@@ -42,6 +42,7 @@ class SyntheticFundus:
 
     name = "synthetic fundus"
     skipped: tuple[str, ...] = ()
+    split = "drawn apart"
 
     def __init__(
         self, split: str, *, count: int, size: int, seed: int, shuffle_labels: bool = False

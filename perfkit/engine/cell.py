@@ -16,10 +16,20 @@ from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Block, DataFacts, Gate, Memory, StageObservation
 from perfkit.core.stats import is_stable
+from perfkit.engine.checkpoint import Checkpoint, load_model, random_state, set_random_state
 from perfkit.engine.gate import equality_gate
-from perfkit.engine.group import barrier, share
+from perfkit.engine.group import barrier, gather, share
+from perfkit.engine.loading import PREFETCH_FACTOR, endless_batches
+from perfkit.engine.precision import (
+    Autocast,
+    ProductObserver,
+    check_products,
+    set_deterministic,
+    set_float32_precision,
+    tf32_in_use,
+)
 from perfkit.engine.resolve import batch_sizes
-from perfkit.engine.training import PREFETCH_FACTOR, Training, endless_batches, staged_part
+from perfkit.engine.training import Training, staged_part, unwrapped
 from perfkit.measure.host_load import tree_cpu_s
 from perfkit.measure.memory import highest, read_peak, reset_peak
 from perfkit.measure.recorder import PHASES, StepRecorder
@@ -53,29 +63,37 @@ class RankFacts:
     placement: list[int] = field(default_factory=list)
     stage_cost_s: list[float] = field(default_factory=list)
     crossings: int | None = None
+    product_dtypes: dict[str, int] = field(default_factory=dict)
+    tf32: bool | None = None
 
 
 class RankCell:
     """The training of one rank, run in pieces that somebody else puts in order.
 
     ``config`` is resolved. The pieces: ``first_step``, ``gate``, ``warm_up``, then ``block`` in
-    every round and ``trace`` at the end. Every rank of a cell must call the same ones.
+    every round and ``trace`` at the end. Every rank of a cell must call the same ones. With a
+    ``checkpoint`` the training goes on where that was saved.
     """
 
-    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
+    def __init__(self, config: RunConfig, mesh: Mesh, checkpoint: Checkpoint | None = None) -> None:
         self.mesh = mesh
         self._config = config
         self._strategy = STRATEGIES[config.strategy]
-        self._cuda = [d.torch_device for d in mesh.devices if d.torch_device.type == "cuda"]
+        self.cuda = [d.torch_device for d in mesh.devices if d.torch_device.type == "cuda"]
         self._memory: Memory | None = None
         self._placement: Placement | None = None
         self._threads = config.threads or 1
         torch.set_num_threads(self._threads)
-        self._workload = load_workload(config.workload)(config)
+        set_float32_precision(config.precision)
+        if config.deterministic:
+            set_deterministic()
+        self.workload = load_workload(config.workload)(config)
         self._seed(0)  # the same weights on every rank
-        model = self._workload.model()
+        model = self.workload.model()
+        if checkpoint is not None:
+            load_model(model, checkpoint)
         batch = batch_sizes(config, mesh.world_size)
-        dataset = self._workload.dataset("train")
+        dataset = self.workload.dataset("train")
         samples = len(dataset)  # type: ignore[arg-type]
         if samples < batch.whole:
             raise PerfkitError(
@@ -86,37 +104,54 @@ class RankCell:
             raise PerfkitError(
                 f"--workload {config.workload}: its model has no parameters to train"
             )
-        batches = endless_batches(self._workload, config, mesh, batch.whole)
-        parallel = self._parallelize(model, mesh).train()
-        steps_per_epoch = max(samples // batch.whole, 1)
-        self._training = Training(
-            self._workload, parallel, batches, mesh, steps_per_epoch=steps_per_epoch
+        start = checkpoint.steps if checkpoint is not None else 0
+        batches = endless_batches(self.workload, config, mesh, batch.whole, start=start)
+        with Autocast(config.precision, mesh.first_device).forward():  # stages are weighed in it
+            parallel = self._parallelize(model, mesh).train()
+        self.steps_per_epoch = max(samples // batch.whole, 1)
+        self.training = Training(
+            self.workload,
+            parallel,
+            batches,
+            mesh,
+            steps_per_epoch=self.steps_per_epoch,
+            precision=config.precision,
         )
-        self._stages = watchable_stages(parallel, model, stages_of(self._workload, model))
+        self._stages = watchable_stages(parallel, model, stages_of(self.workload, model))
         self._seed(mesh.rank)  # dropout must differ from rank to rank
+        if checkpoint is not None:
+            self.training.load_state(checkpoint.training)
+            set_random_state(checkpoint.random[mesh.rank], self.cuda)
         self.facts = RankFacts(
             rank=mesh.rank,
             devices=[device.name for device in mesh.devices],
             threads=self._threads,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            data=_data_facts(dataset, samples),
+            data=_data_facts(self.workload, dataset, samples),
+            tf32=tf32_in_use(self.cuda),
         )
 
-    def first_step(self) -> RankFacts:
-        """Train one step under the eyes of hooks; PerfkitError if the stages are not apart."""
+    def first_step(self, recorder: StepRecorder | None = None) -> RankFacts:
+        """Train one step under the eyes of hooks, timed by ``recorder`` if there is one.
+
+        Raises PerfkitError if stages share a device, or mixed precision multiplies nothing in it.
+        """
         observer = StageObserver(self._stages, self.mesh.rank)
-        recorder = StepRecorder(self._cuda)
-        with observer.watching():
-            self._training.run(1, recorder)
+        products = ProductObserver()
+        recorder = recorder or self.recorder()
+        with observer.watching(), products.watching(self.training.model):
+            self.training.run(1, recorder)
         recorder.samples()  # waits for the devices
         started = psutil.Process().create_time()
         self.facts.time_to_first_step_s = time.time() - started
         self.facts.observed = observer.report()
+        self.facts.product_dtypes = dict(products.dtypes)
+        check_products(self._config.precision, products.dtypes)
         if self._placement is not None:
             self.facts.placement = list(self._placement.devices)
             self.facts.stage_cost_s = list(self._placement.stage_cost_s)
-        if self._training.moved is not None:
-            self.facts.crossings = self._training.moved.crossings
+        if self.training.moved is not None:
+            self.facts.crossings = self.training.moved.crossings
             check_stages_apart(self.facts.observed, len(self.mesh.devices))
         return self.facts
 
@@ -127,41 +162,41 @@ class RankCell:
         time this cell afterwards: see ``perfkit.engine.cell_process``.
         """
         self._placement = placement
-        return equality_gate(self._workload, self._parallelize, self.mesh, self._config)
+        return equality_gate(self.workload, self._parallelize, self.mesh, self._config)
 
-    def warm_up(self) -> tuple[list[float], bool]:
-        """Train until rank 0's step time is stable or the cap is reached.
+    def warm_up(self, most: int) -> tuple[list[float], bool]:
+        """Train until rank 0's step time is stable, or for ``most`` steps.
 
         Returns rank 0's step times (s) and whether they settled.
         """
         times: list[float] = []
         while True:
             for _ in range(WARMUP_WINDOW):
-                recorder = StepRecorder(self._cuda)
+                recorder = self.recorder()
                 started = time.perf_counter()
-                self._training.run(1, recorder)
+                self.training.run(1, recorder)
                 recorder.samples()  # a GPU's host time is the launch
                 times.append(time.perf_counter() - started)
             stable = is_stable(times, window=WARMUP_WINDOW, bound=WARMUP_BOUND)
             stable, times = share((stable, times), self.mesh)
-            if stable or len(times) + WARMUP_WINDOW > self._config.warmup:
+            if stable or len(times) + WARMUP_WINDOW > most:
                 return times, stable
 
     def block(self, round_index: int, steps: int, *, communicate: bool = True) -> Block:
         """Time ``steps`` steps without profiler: one barrier before them, one wait after."""
         cpu_s = tree_cpu_s()
         self._settle(communicate)
-        recorder = StepRecorder(self._cuda)
-        reset_peak(self._cuda)
+        recorder = self.recorder()
+        reset_peak(self.cuda)
         barrier(self.mesh)
         started = time.perf_counter()
-        self._training.run(steps, recorder, communicate=communicate)
+        self.training.run(steps, recorder, communicate=communicate)
         samples = recorder.samples()
         wall_s = time.perf_counter() - started
         if communicate:
-            self._memory = highest(self._memory, read_peak(self._cuda))
+            self._memory = highest(self._memory, read_peak(self.cuda))
         else:
-            self._training.reunite()
+            self.training.reunite()
         return Block(
             round=round_index,
             rank=self.mesh.rank,
@@ -172,25 +207,47 @@ class RankCell:
 
     def memory(self) -> Memory:
         """Return the peaks over all timed blocks so far."""
-        return self._memory or read_peak(self._cuda)
+        return self._memory or read_peak(self.cuda)
 
     def trace(self, path: Path, steps: int) -> list[float]:
         """Write a trace of ``steps`` steps and return their times (s) under the profiler."""
-        recorder = StepRecorder(self._cuda)
+        recorder = self.recorder()
         barrier(self.mesh)
         with (
             stage_ranges(self._stages),
-            capture(path, steps=steps, cuda=bool(self._cuda)) as profiler,
+            capture(path, steps=steps, cuda=bool(self.cuda)) as profiler,
         ):
             for _ in range(WARMUP_STEPS + steps):
-                self._training.run(1, recorder)
+                self.training.run(1, recorder)
                 recorder.samples()  # or the last kernels would come after the profiler stopped
                 profiler.step()
         return [sample.host_s for sample in recorder.samples()[WARMUP_STEPS:]]
 
+    def recorder(self) -> StepRecorder:
+        """Return a recorder for the devices of this rank."""
+        return StepRecorder(self.cuda)
+
+    def checkpoint(self, epoch: int, steps: int) -> Checkpoint | None:
+        """Return the training as it is now, at rank 0; every rank must call this."""
+        states = gather(random_state(self.cuda), self.mesh)
+        if self.mesh.rank != 0:
+            return None
+        normalisation = getattr(self.workload, "normalisation", None)
+        return Checkpoint(
+            workload=self._config.workload,
+            epoch=epoch,
+            steps=steps,
+            ranks=self.mesh.world_size,
+            global_batch=batch_sizes(self._config, self.mesh.world_size).whole,
+            model=unwrapped(self.training.model).state_dict(),
+            training=self.training.state(),
+            random=states,
+            normalisation=tuple(normalisation) if isinstance(normalisation, tuple) else None,
+        )
+
     def close(self) -> None:
         """Stop the loader workers."""
-        self._training.close()
+        self.training.close()
 
     @property
     def placement(self) -> Placement | None:
@@ -203,7 +260,7 @@ class RankCell:
         return [*PHASES, *range_names(self._stages)]
 
     def _parallelize(self, model: nn.Module, mesh: Mesh) -> nn.Module:
-        stages = stages_of(self._workload, model)
+        stages = stages_of(self.workload, model)
         cut = None
         if stages is not None:
             cut = Cut(stages, self._sample(model), self._placement)
@@ -214,8 +271,8 @@ class RankCell:
         return parallel
 
     def _sample(self, model: nn.Module) -> torch.Tensor:
-        dataset = self._workload.dataset("train")
-        inputs, _ = self._workload.collate([dataset[0], dataset[1]], None)
+        dataset = self.workload.dataset("train")
+        inputs, _ = self.workload.collate([dataset[0], dataset[1]], None)
         return inputs.to(next(model.parameters()).dtype)
 
     def _settle(self, communicate: bool) -> None:
@@ -225,8 +282,8 @@ class RankCell:
         start on batches that cost it nothing.
         """
         lead_in = 1 + self._config.workers * PREFETCH_FACTOR
-        recorder = StepRecorder(self._cuda)
-        self._training.run(lead_in, recorder, communicate=communicate)
+        recorder = self.recorder()
+        self.training.run(lead_in, recorder, communicate=communicate)
         recorder.samples()  # what still runs on a GPU would be timed with the block
 
     def _seed(self, offset: int) -> None:
@@ -253,7 +310,7 @@ def watchable_stages(
     return [model]
 
 
-def _data_facts(dataset: object, samples: int) -> DataFacts:
+def _data_facts(workload: object, dataset: object, samples: int) -> DataFacts:
     labels = getattr(dataset, "labels", None)
     source = getattr(dataset, "source", None)
     return DataFacts(
@@ -262,4 +319,6 @@ def _data_facts(dataset: object, samples: int) -> DataFacts:
         samples_per_epoch=samples,
         class_counts=torch.bincount(labels).tolist() if labels is not None else [],
         skipped=list(getattr(source, "skipped", ())),
+        split=getattr(source, "split", ""),
+        normalisation=str(getattr(workload, "normalisation", "")),
     )

@@ -57,7 +57,7 @@ class CellProcess:
     ) -> None:
         self._connection, theirs = Pipe()
         spec = {
-            "config": config.model_dump(mode="json"),
+            "config": config.model_dump(mode="json", include=set(RunConfig.model_fields)),
             "devices": [(str(device.torch_device), device.name) for device in devices],
             "place": dataclasses.asdict(place),
             "backend": backend,
@@ -79,9 +79,9 @@ class CellProcess:
         facts: RankFacts = self._call("first_step")
         return facts
 
-    def warm_up(self) -> tuple[list[float], bool]:
+    def warm_up(self, most: int) -> tuple[list[float], bool]:
         """See RankCell."""
-        times, stable = self._call("warm_up")
+        times, stable = self._call("warm_up", most)
         return times, stable
 
     def block(self, round_index: int, steps: int) -> Block:

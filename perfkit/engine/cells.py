@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from perfkit.core.config import RunConfig
+from perfkit.core.config import ProfileConfig, RunConfig
 from perfkit.core.record import FOREIGN_LOAD_BOUND, Block, Cell, HostLoad, Memory, Role
 from perfkit.engine.cell import RankFacts
 from perfkit.engine.resolve import Batch, batch_sizes
@@ -48,6 +49,9 @@ class CellLog:
             backend=self.backend,
             threads=self.config.threads or 1,
             workers=self.config.workers,
+            precision=self.config.precision,
+            product_dtypes=[facts.product_dtypes for facts in self.facts],
+            tf32=first.tf32,
             local_batch=batch.local,
             global_batch=batch.whole,
             ceiling=strategy.ceiling(layout),
@@ -63,30 +67,40 @@ class CellLog:
         )
 
 
-def baseline_configs(
-    config: RunConfig, *, cores: int, on_cuda: bool, one_host: bool
-) -> tuple[list[RunConfig], list[str]]:
-    """Return the serial configs to measure a resolved config beside, and notices about them.
+class Beside(NamedTuple):
+    """What to measure beside a run."""
 
-    On a CPU there are two: as many threads as one rank has (what the strategy gains per rank),
-    and as many as all ranks have (what the same cores do without it). On one device there is
-    nothing to compare.
+    role: Role
+    config: ProfileConfig
+    difference: str = ""  # of a variant: "workers=1"
+
+
+def configs_beside(
+    config: ProfileConfig, *, cores: int, on_cuda: bool, one_host: bool
+) -> tuple[list[Beside], list[str]]:
+    """Return what to measure a resolved config beside, and notices about it.
+
+    Of serial training there are two on a CPU: as many threads as one rank has (what the strategy
+    gains per rank), and as many as all ranks have (what the same cores do without it). On one
+    device there is none.
     """
-    if config.baseline == "none" or config.gpus == 1:
-        return [], []
+    variants = [Beside("variant", changed, spec) for spec, changed in config.variants().items()]
+    if "serial" not in config.baseline or config.gpus == 1:
+        return variants, []
     per_rank = config.threads or 1
     total = per_rank * (config.ranks or 1)
     serial = config.model_copy(
         update={"strategy": "serial", "gpus": 1, "ranks": 1, "placement": None}
     )
-    if on_cuda or total == per_rank:
-        return [serial], []
-    if not one_host or cores < total:
-        where = "over several hosts" if not one_host else f"of which rank 0 may use {cores}"
-        return [serial], [
-            f"no baseline on equal total cores: the ranks have {total} threads, {where}"
-        ]
-    return [serial, serial.model_copy(update={"threads": total})], []
+    notices = []
+    found = [Beside("baseline", serial)]
+    if not on_cuda and total > per_rank:
+        if one_host and cores >= total:
+            found.append(Beside("baseline", serial.model_copy(update={"threads": total})))
+        else:
+            where = f"of which rank 0 may use {cores}" if one_host else "over several hosts"
+            notices = [f"no baseline on equal total cores: the ranks have {total} threads, {where}"]
+    return [*found, *variants], notices
 
 
 def label_of(config: RunConfig, device: Device) -> str:
@@ -95,7 +109,8 @@ def label_of(config: RunConfig, device: Device) -> str:
     parts = [f"{config.ranks} ranks"] if (config.ranks or 1) > 1 else []
     if device.torch_device.type != "cuda":
         parts.append(f"{count} thread{'s' if count > 1 else ''}")
-    return ", ".join([config.strategy, *([" x ".join(parts)] if parts else [])])
+    precision = [config.precision] if config.precision != "fp32" else []
+    return ", ".join([config.strategy, *([" x ".join(parts)] if parts else []), *precision])
 
 
 def late_taints(cells: list[CellLog]) -> list[str]:
@@ -104,13 +119,22 @@ def late_taints(cells: list[CellLog]) -> list[str]:
     timed = sum(len(block.steps) for block in cells[0].blocks if block.rank == 0)
     if timed < MIN_STEPS:
         taints.append(f"{timed} timed steps are too few to trust (at least {MIN_STEPS})")
-    if any(step.loss is None for block in cells[0].blocks for step in block.steps):
+    if any(s.loss is None and not s.skipped for block in cells[0].blocks for s in block.steps):
         taints.append("the loss was not finite: this training does not train")
     for log in cells:
-        shares = [load.foreign_cpu_share for load in log.load if load.foreign_cpu_share is not None]
-        if shares and max(shares) > FOREIGN_LOAD_BOUND:
+        skipped = sum(step.skipped for block in log.blocks for step in block.steps)
+        if skipped:
             taints.append(
-                f"other processes took up to {max(shares):.0%} of this host's CPU time beside "
-                f"{log.label}"
+                f"the gradient scaler skipped {skipped} timed steps of {log.label}: they are "
+                "cheaper than others"
             )
+        taints += load_taints(log.label, log.load)
     return taints
+
+
+def load_taints(label: str, load: Sequence[HostLoad]) -> list[str]:
+    """Return whether other processes kept the host busy beside a cell."""
+    shares = [part.foreign_cpu_share for part in load if part.foreign_cpu_share is not None]
+    if not shares or max(shares) <= FOREIGN_LOAD_BOUND:
+        return []
+    return [f"other processes took up to {max(shares):.0%} of this host's CPU time beside {label}"]

@@ -26,6 +26,8 @@ def what_is_left(folder: Path) -> str:
         return "nothing had been measured yet"
     if is_complete(folder):
         return f"the run itself was complete, see {folder / RECORD_NAME}"
+    if (folder / "checkpoints" / "last.pt").exists():
+        return f"go on after the last whole epoch with: perfkit train --resume {folder}"
     return f"what was measured until then is in {folder / RECORD_NAME}, marked incomplete"
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from perfkit.core.config import MIN_LOCAL_BATCH, RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Gate
-from perfkit.data.batches import EndlessBatchSampler, SeededDataset
+from perfkit.data.batches import SeededDataset
+from perfkit.engine.loading import training_keys
 from perfkit.engine.training import Training
 from perfkit.measure.recorder import StepRecorder
 from perfkit.strategies.base import Mesh
@@ -84,14 +85,7 @@ def _float64_batches(
 ) -> Generator[tuple[Tensor, Tensor]]:
     dataset = workload.dataset("train")
     samples = SeededDataset(dataset, config.seed)  # what it draws must not depend on the ranks
-    keys = EndlessBatchSampler(
-        len(dataset),  # type: ignore[arg-type]
-        global_batch=global_batch,
-        rank=mesh.rank,
-        world_size=mesh.world_size,
-        seed=config.seed,
-    )
-    for batch in keys:
+    for batch in training_keys(workload, config, mesh, global_batch):
         inputs, targets = workload.collate([samples[key][0] for key in batch], None)
         yield inputs.double(), targets
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
-from perfkit.core.config import MIN_LOCAL_BATCH, RunConfig
+from perfkit.core.config import MIN_LOCAL_BATCH, ProfileConfig, RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.strategies.base import Layout
+
+Config = TypeVar("Config", bound=RunConfig)
 
 CPU_DEFAULTS = {"local_batch": 4, "image_size": 96, "steps": 12}
 CUDA_DEFAULTS = {"local_batch": 32, "image_size": 224, "steps": 120}
@@ -21,23 +24,24 @@ class Batch:
 
 
 def resolve(
-    config: RunConfig, layout: Layout, *, on_cuda: bool, cores: int, local_world_size: int
-) -> RunConfig:
+    config: Config, layout: Layout, *, on_cuda: bool, cores: int, local_world_size: int
+) -> Config:
     """Return ``config`` with every default that depends on the device or the host filled in."""
     defaults = CUDA_DEFAULTS if on_cuda else CPU_DEFAULTS
     filled: dict[str, int] = {"gpus": layout.devices, "ranks": layout.ranks}
-    for name in ("image_size", "steps"):
-        if getattr(config, name) is None:
-            filled[name] = defaults[name]
+    if config.image_size is None:
+        filled["image_size"] = defaults["image_size"]
     if config.scaling == "weak" and config.local_batch is None:
         filled["local_batch"] = defaults["local_batch"]
     if config.threads is None:
         filled["threads"] = max(cores // local_world_size, 1)
-    steps = filled.get("steps") or config.steps or 0
-    if steps < config.rounds:
-        raise PerfkitError(
-            f"--steps {steps}: fewer than --rounds {config.rounds}; each round needs a step"
-        )
+    if isinstance(config, ProfileConfig):
+        filled["steps"] = config.steps or defaults["steps"]
+        if filled["steps"] < config.rounds:
+            raise PerfkitError(
+                f"--steps {filled['steps']}: fewer than --rounds {config.rounds}; each round needs "
+                "a step"
+            )
     return config.model_copy(update=filled)
 
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
 
-from perfkit.core.config import RunConfig
+from perfkit.core.config import Precision
 from perfkit.core.errors import PerfkitError
-from perfkit.data.batches import EndlessBatchSampler, SeededDataset
-from perfkit.launch.child import die_with_parent
+from perfkit.engine.group import share
+from perfkit.engine.precision import Autocast
 from perfkit.measure.recorder import StepRecorder
 from perfkit.strategies.base import Mesh
 from perfkit.strategies.staged import Moved, StagedModel
-from perfkit.workloads.base import Workload
+from perfkit.workloads.base import Workload, clip_norm_of, schedule_of
 
-PREFETCH_FACTOR = 2
+
+class Outcome(NamedTuple):
+    """What a model made of a batch of n samples, on the CPU."""
+
+    losses: Tensor  # [n]
+    weights: Tensor  # [n]
+    outputs: Tensor  # [n, ...]
+    targets: Tensor  # [n, ...]
 
 
 class Training:
@@ -40,6 +45,7 @@ class Training:
         mesh: Mesh,
         *,
         steps_per_epoch: int,
+        precision: Precision = "fp32",
     ) -> None:
         self.model = model
         self.batches = batches
@@ -52,9 +58,11 @@ class Training:
         if self._staged is not None:
             self._output_device = self._staged.output_device
         self._optimizer = workload.optimizer(model)
-        self._schedule = workload.schedule(self._optimizer)
+        self._schedule = schedule_of(workload, self._optimizer)
+        self._clip_norm = clip_norm_of(workload)
         self._steps_per_epoch = steps_per_epoch
-        self._steps_done = 0
+        self._updates = 0  # steps in which the parameters changed
+        self._autocast = Autocast(precision, mesh.first_device)
 
     def run(self, steps: int, recorder: StepRecorder, *, communicate: bool = True) -> None:
         """Train ``steps`` steps.
@@ -70,17 +78,75 @@ class Training:
                     inputs = inputs.to(self._input_device, non_blocking=True)
                     targets = targets.to(self._output_device, non_blocking=True)
                 with recorder.phase("forward"):
-                    outputs = self.model(inputs)
-                    loss = self._global_loss(outputs, targets, communicate)
+                    with self._autocast.forward():
+                        outputs = self.model(inputs)
+                    loss = self._global_loss(self._autocast.exact(outputs), targets, communicate)
                 with recorder.phase("backward"):
-                    loss.backward()
+                    self._autocast.scaler.scale(loss).backward()
                 with recorder.phase("optimizer"):
-                    if self._workload.clip_norm is not None:
-                        clip_grad_norm_(self.model.parameters(), self._workload.clip_norm)
-                    self._optimizer.step()
-                    self._optimizer.zero_grad(set_to_none=True)
-                    self._end_of_step()
-                recorder.finish(loss, self._take_moved())
+                    skipped = self._update()
+                recorder.finish(loss, self._take_moved(), skipped=skipped)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Outcome]:
+        """Return what this rank's model makes of every batch, with nothing random in it.
+
+        Each batch's ``losses`` and ``weights`` [n], outputs [n, ...] and targets are on the CPU.
+        """
+        # The wrapper of DDP would talk to the other ranks, whose shards may end earlier.
+        model = self._staged if self._staged is not None else unwrapped(self.model)
+        model.eval()
+        outcomes = []
+        for inputs, targets in batches:
+            with self._autocast.forward():
+                outputs = model(inputs.to(self._input_device, non_blocking=True))
+            outputs = self._autocast.exact(outputs)
+            there = targets.to(self._output_device, non_blocking=True)
+            losses, weights = _checked(self._workload.loss(outputs, there))
+            outcomes.append(Outcome(losses.cpu(), weights.cpu(), outputs.cpu(), targets))
+        if self._staged is not None:
+            self._staged.transfers.take()  # not those of a training step
+        model.train()
+        return outcomes
+
+    def share_buffers(self) -> None:
+        """Give every rank rank 0's buffers: running statistics differ until the next forward."""
+        if self._mesh.group is not None:
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, src=0, group=self._mesh.group)
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of optimiser, schedule and scaler, as of now."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._autocast.scaler.state_dict(),
+            "updates": self._updates,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state that another training returned; PerfkitError if it does not fit."""
+        try:
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._schedule.load_state_dict(state["schedule"])
+            self._autocast.scaler.load_state_dict(state["scaler"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise PerfkitError(
+                f"the checkpoint is of another optimiser, schedule or precision ({error}); go on "
+                "with the workload that it was trained with"
+            ) from None
+        self._updates = state["updates"]
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first parameter group, for the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    @property
+    def loss_scale(self) -> float | None:
+        """Of the gradient scaler; None where there is none."""
+        scaler = self._autocast.scaler
+        return scaler.get_scale() if scaler.is_enabled() else None
 
     def close(self) -> None:
         """Stop the loader workers, if there are any."""
@@ -90,6 +156,10 @@ class Training:
         """Give every rank rank 0's parameters, buffers and optimiser state again."""
         if self._mesh.group is None:
             return
+        scaler, self._updates = share(
+            (self._autocast.scaler.state_dict(), self._updates), self._mesh
+        )
+        self._autocast.scaler.load_state_dict(scaler)
         state = self._optimizer.state_dict()["state"].values()
         tensors = [value for entry in state for value in entry.values() if torch.is_tensor(value)]
         with torch.no_grad():
@@ -119,10 +189,25 @@ class Training:
             return nullcontext()
         return self.model.no_sync()
 
-    def _end_of_step(self) -> None:
-        self._steps_done += 1
-        if self._steps_done % self._steps_per_epoch == 0:
-            self._schedule.step()
+    def _update(self) -> bool:
+        """Step the optimiser and the schedule; return whether the scaler skipped the step.
+
+        A scaler that is not enabled passes everything on.
+        """
+        scaler = self._autocast.scaler
+        if self._clip_norm is not None:
+            scaler.unscale_(self._optimizer)
+            clip_grad_norm_(self.model.parameters(), self._clip_norm)
+        scale = scaler.get_scale()
+        scaler.step(self._optimizer)
+        scaler.update()
+        skipped = scaler.get_scale() < scale
+        self._optimizer.zero_grad(set_to_none=True)
+        if not skipped:
+            self._updates += 1
+            if self._updates % self._steps_per_epoch == 0:
+                self._schedule.step()
+        return skipped
 
     def _take_moved(self) -> float | None:
         if self._staged is None:
@@ -142,56 +227,15 @@ def _checked(returned: object) -> tuple[Tensor, Tensor]:
     )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the workload's own model inside what a strategy made of it."""
+    staged = staged_part(model)
+    if staged is not None:
+        return staged.model
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def staged_part(model: nn.Module) -> StagedModel | None:
     """Return the model of several stages inside ``model``, if there is one."""
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     return inner if isinstance(inner, StagedModel) else None
-
-
-class Collate:
-    """The workload's collate on what SeededDataset yields."""
-
-    def __init__(self, workload: Workload, *, random: bool) -> None:
-        self._workload = workload
-        self._random = random
-
-    def __call__(self, samples: Sequence[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
-        """Return (inputs, targets)."""
-        seeds = [seed for _, seed in samples] if self._random else None
-        return self._workload.collate([sample for sample, _ in samples], seeds)
-
-
-def endless_batches(
-    workload: Workload, config: RunConfig, mesh: Mesh, global_batch: int
-) -> Generator[tuple[Tensor, Tensor]]:
-    """Yield this rank's share of every global batch, loaded by ``config.workers`` workers.
-
-    The workers live from the first batch until the generator is closed.
-    """
-    dataset = workload.dataset("train")
-    loader = DataLoader(
-        SeededDataset(dataset, config.seed),
-        batch_sampler=EndlessBatchSampler(
-            len(dataset),  # type: ignore[arg-type]
-            global_batch=global_batch,
-            rank=mesh.rank,
-            world_size=mesh.world_size,
-            seed=config.seed,
-        ),
-        collate_fn=Collate(workload, random=True),
-        num_workers=config.workers,
-        # A forked worker would keep the sockets of the process group open: after the death of a
-        # rank its peers would wait for the time-out.
-        multiprocessing_context="forkserver" if config.workers else None,
-        worker_init_fn=_start_worker if config.workers else None,
-        persistent_workers=bool(config.workers),
-        prefetch_factor=PREFETCH_FACTOR if config.workers else None,
-        pin_memory=mesh.first_device.type == "cuda",
-    )
-    yield from loader
-
-
-def _start_worker(_: int) -> None:
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the rank's to answer
-    torch.set_num_threads(1)

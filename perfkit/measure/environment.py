@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import torch
 
-import perfkit
 from perfkit.core.host import available_cores
 from perfkit.core.record import Environment, Gpu
+from perfkit.core.version import __version__
 from perfkit.measure.memory import MIB
 
 PREFIXES = (
@@ -90,7 +90,7 @@ def _gpu(index: int) -> Gpu:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "perfkit": perfkit.__version__}
+    found = {"python": platform.python_version(), "perfkit": __version__}
     for package in ("torch", "torchvision", "numpy", "pillow"):
         try:
             found[package] = version(package)

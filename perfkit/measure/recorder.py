@@ -21,6 +21,8 @@ PHASES = ("data_wait", "host_to_device", "forward", "backward", "optimizer")
 class StepRecorder:
     """Collects the steps of one block without waiting for any device until ``samples``.
 
+    A step that ``finish`` is not called in, as in a loop of somebody's own, has no loss.
+
     ``clock`` returns seconds. On CUDA each phase is bracketed by events on every device of the
     rank; the phase took as long as on the device where it took longest.
     """
@@ -34,11 +36,12 @@ class StepRecorder:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """One step around its phases; ``finish`` must be called inside."""
+        """One step around its phases, also a range in a trace."""
         self._steps.append({"phases": {}, "events": {}})
-        started = self._clock()
-        yield
-        self._steps[-1]["host_s"] = self._clock() - started
+        with annotate("step"):
+            started = self._clock()
+            yield
+            self._steps[-1]["host_s"] = self._clock() - started
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -52,9 +55,13 @@ class StepRecorder:
                 step["events"][name] = list(zip(before, self._record_events(), strict=True))
         step["phases"][name] = self._clock() - started
 
-    def finish(self, loss: Tensor, communication_s: float | None) -> None:
+    def finish(self, loss: Tensor, communication_s: float | None, *, skipped: bool = False) -> None:
         """Note what the current step came to; the loss stays on its device."""
-        self._steps[-1].update(loss=loss.detach(), communication_s=communication_s)
+        self._steps[-1].update(loss=loss.detach(), communication_s=communication_s, skipped=skipped)
+
+    def forget_step(self) -> None:
+        """Leave out the step that was begun last: the data had come to an end."""
+        self._steps.pop()
 
     def samples(self) -> list[StepSample]:
         """Wait for the devices once and return the steps so far."""
@@ -68,8 +75,9 @@ class StepRecorder:
                     name: max(start.elapsed_time(end) for start, end in pairs) / 1e3
                     for name, pairs in step["events"].items()
                 },
-                communication_s=step["communication_s"],
-                loss=float(step["loss"]),
+                communication_s=step.get("communication_s"),
+                loss=float(step["loss"]) if "loss" in step else None,
+                skipped=step.get("skipped", False),
             )
             for step in self._steps
         ]

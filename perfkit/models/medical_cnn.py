@@ -139,6 +139,11 @@ class MedicalCNN(nn.Module):
         return [self.stem, self.stage1, self.stage2, self.stage3, self.stage4]
 
 
+def build(num_classes: int, image_size: int) -> nn.Module:
+    """Return a MedicalCNN; any image size will do."""
+    return MedicalCNN(num_classes)
+
+
 def conv_bn_relu(
     in_channels: int, out_channels: int, *, kernel: int, dilation: int = 1
 ) -> nn.Sequential:

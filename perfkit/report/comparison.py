@@ -12,6 +12,7 @@ from rich.table import Table
 
 from perfkit.analysis import speed
 from perfkit.analysis.compare import throughput_ratio, why_no_ratio
+from perfkit.analysis.training import best_epoch, time_to_train_s
 from perfkit.core.errors import PerfkitError
 from perfkit.core.files import replacing
 from perfkit.core.record import Record
@@ -19,11 +20,11 @@ from perfkit.report.terminal import (
     COSTS,
     PHASE_NAMES,
     device_words,
-    duration,
     print_lines,
-    significant,
     title,
 )
+from perfkit.report.training import METRIC_NAMES
+from perfkit.report.words import duration, significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,16 +71,49 @@ def print_comparison(records: Sequence[Record], console: Console) -> None:
         table.add_column(cost.heading, justify="right", no_wrap=True)
     table.add_column("samples/s\nvs A", justify="right", no_wrap=True)
     for letter, record in named:
-        costs = (cost.tell(record, record.cells[0]) for cost in COSTS)
-        table.add_row(letter, *costs, _ratio(record, records[0]))
+        told = (cost.tell(record, record.cells[0]) for cost in COSTS)
+        table.add_row(letter, *told, _ratio(record, records[0]))
     console.print()
     console.print(table)
     console.print()
+    if any(record.training is not None for record in records):
+        console.print(_worth_table(named))
+        console.print()
     reasons = [(letter, why_no_ratio(record, records[0])) for letter, record in named]
     refused = [(letter, f"has no ratio to A: {reason}") for letter, reason in reasons if reason]
     print_lines(refused, console, key_width=1)
     taints = [(letter, taint) for letter, record in named for taint in record.taints]
     print_lines(taints, console, key_width=1, style="yellow")
+
+
+def _worth_table(named: Sequence[tuple[str, Record]]) -> Table:
+    """Return a row a training: what it took, and what its best model is worth."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", style="bold")
+    for heading in ("epochs", "time to\ntrain", "best\nepoch", "validation\nloss"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    trainings = [record.training for _, record in named if record.training is not None]
+    scored = [training.test or best_epoch(training).validation for training in trainings]
+    metrics = list(dict.fromkeys(name for evaluation in scored for name in evaluation.metrics))
+    for name in ("loss", *metrics):
+        heading = f"test\n{METRIC_NAMES.get(name, name)}"
+        table.add_column(heading, justify="right", no_wrap=True)
+    for letter, record in named:
+        training = record.training
+        if training is None:
+            continue
+        best = best_epoch(training)
+        row = [
+            f"{len(training.epochs)}",
+            duration(time_to_train_s(training)),
+            f"{best.epoch}",
+            f"{best.validation.loss:.4f}",
+        ]
+        if training.test is not None:
+            values = {"loss": training.test.loss, **training.test.metrics}
+            row += [f"{values[name]:.4f}" if name in values else "-" for name in ("loss", *metrics)]
+        table.add_row(letter, *row)
+    return table
 
 
 def draw_comparison(records: Sequence[Record], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from perfkit.analysis import speed
+from perfkit.core.config import SessionConfig
 from perfkit.core.record import FOREIGN_LOAD_BOUND, RECORD_NAME, Cell, Record, read_record
-from perfkit.core.stats import Interval
+from perfkit.report.words import bounds, count_of, decimals, duration, known, significant, size
 
 PHASE_NAMES = {
     "data_wait": "data wait",
@@ -26,6 +26,12 @@ PHASE_NAMES = {
 }
 # Speedup is for the same work; where the global batch grows with the ranks, throughput grows.
 GAIN_NAMES = {True: ("speedup", "efficiency"), False: ("throughput gain", "throughput efficiency")}
+MEASURED = {
+    "quick look": "timed steps in {rounds} rounds, one process per cell",
+    "training": "steps in {rounds} epochs",
+    "own loop": "timed steps of a loop of your own, in {rounds} rounds",
+}
+NO_TRACE = "none: under Nsight Systems torch's profiler stays off; see domain perfkit in its report"
 UNLIMITED_WIDTH = 10_000
 KEY_WIDTH = 13
 
@@ -58,12 +64,14 @@ def print_run(folder: Path, console: Console | None = None) -> None:
     print_lines(findings(record), console)
     print_lines([("notice", taint) for taint in record.taints], console, style="yellow")
     console.print()
-    _print_path("record", folder / RECORD_NAME, console)
+    print_path("record", folder / RECORD_NAME, console)
     for file in record.traces.files if record.traces is not None else []:
         if file.rank is None:
-            _print_path("trace", folder / file.path, console)
+            print_path("trace", folder / file.path, console)
             hint = f"{size(file.size_bytes)}; open https://ui.perfetto.dev and drop the file there"
             print_lines([("", hint)], console)
+    if record.traces is not None and not record.traces.files:
+        print_lines([("trace", NO_TRACE)], console)
 
 
 def print_lines(
@@ -88,8 +96,9 @@ def title(record: Record) -> str:
     """Return what was run."""
     cell = record.cells[0]
     placement = "-".join(str(device) for device in cell.placement)
+    under = "" if record.kind == "own loop" else f" under {cell.strategy}"
     return (
-        f"{record.config.workload} under {cell.strategy} on {device_words(cell)}"
+        f"{record.config.workload}{under} on {device_words(cell)}"
         + (f", stages on devices {placement}" if placement else "")
         + f" ({record.kind}"
         + (")" if record.status == "complete" else ", INCOMPLETE)")
@@ -99,17 +108,21 @@ def title(record: Record) -> str:
 def conditions(record: Record) -> list[Line]:
     """Return what the numbers hold for."""
     cell, environment, size_px = record.cells[0], record.environment, record.config.image_size
-    steps = sum(len(block.steps) for block in cell.blocks if block.rank == 0)
+    steps = sum(block.step_count for block in cell.blocks if block.rank == 0)
     rounds = len(speed.round_step_s(cell))
     batch = f"{cell.global_batch}"
     if cell.ranks > 1:
         batch = f"local {cell.local_batch}, global {cell.global_batch} ({record.scaling} scaling)"
+    named = None if isinstance(record.config, SessionConfig) else record.config.model
+    model = f"{named}, " if named else ""
+    px = f", {size_px} x {size_px} px" if size_px is not None else ""
     lines = [
-        ("data", f"{record.data.name}, {size_px} x {size_px} px"),
-        ("model", f"{record.parameters:,} parameters"),
+        ("data", f"{record.data.name}{px}"),
+        *([("model", f"{model}{record.parameters:,} parameters")] if record.parameters else []),
+        *([("precision", precision_words(cell))] if cell.precision else []),
         ("batch", batch),
         ("machine", f"{environment.hardware}; torch {environment.versions.get('torch', '?')}"),
-        ("measured", f"{steps} timed steps in {rounds} rounds, one process per cell"),
+        ("measured", f"{steps} {MEASURED[record.kind]}".format(rounds=rounds)),
     ]
     if record.gate is not None:
         difference = record.gate.max_abs_difference
@@ -132,7 +145,7 @@ COSTS = (
     Cost(
         "epoch, projected",
         "epoch,\nprojected",
-        lambda record, cell: duration(speed.epoch_s(cell, record.data.samples_per_epoch)),
+        lambda record, cell: known(speed.epoch_s(cell, record.data.samples_per_epoch)),
     ),
     Cost(
         "time to first step",
@@ -141,7 +154,11 @@ COSTS = (
     ),
     Cost("peak memory per rank", "peak memory\nper rank", lambda _, cell: peak(cell)),
     Cost("global batch", "global\nbatch", lambda _, cell: str(cell.global_batch)),
-    Cost("loss of last timed step", "last\nloss", lambda _, cell: loss(cell)),
+    Cost(
+        "loss of last timed step",
+        "last\nloss",
+        lambda record, cell: "?" if record.kind == "own loop" else loss(cell),
+    ),
 )
 
 
@@ -152,7 +169,7 @@ def costs_table(record: Record) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("this run\n" + _heading(strategy), justify="right", style="bold")
     for baseline in baselines:
-        table.add_column("baseline\n" + _heading(baseline), justify="right")
+        table.add_column(f"{baseline.role}\n{_heading(baseline)}", justify="right")
     cells = (strategy, *baselines)
     for cost in COSTS:
         table.add_row(cost.name, *(cost.tell(record, cell) for cell in cells))
@@ -170,8 +187,9 @@ def costs_table(record: Record) -> Table:
             f"{gain.estimate / count:.2f}" if _is_one_device(baseline, strategy) else "-"
             for gain, baseline in zip(gains, baselines, strict=True)
         )
-        table.add_row(efficiency_name, "", *efficiencies)
-        table.add_row("ceiling of the strategy", f"{strategy.ceiling:g}x")
+        if any(_is_one_device(baseline, strategy) for baseline in baselines):
+            table.add_row(efficiency_name, "", *efficiencies)
+            table.add_row("ceiling of the strategy", f"{strategy.ceiling:g}x")
     return table
 
 
@@ -189,17 +207,23 @@ def phases_table(record: Record) -> Table:
     if device is not None:
         table.add_column("device ms", justify="right")
     total = sum(host.seconds.values())
-    decimals = max(_decimals(total * 1e3), 1)
-    for name, words in PHASE_NAMES.items():
-        seconds = host.seconds.get(name, 0.0)
-        row = [words, f"{seconds * 1e3:,.{decimals}f}", f"{seconds / total:.0%}"]
+    places = max(decimals(total * 1e3), 1)
+    for name in dict.fromkeys((*PHASE_NAMES, *host.seconds)):
+        seconds = host.seconds.get(name)
+        if seconds is None:  # a loop of one's own has the phases that it names
+            continue
+        row = [
+            PHASE_NAMES.get(name, name),
+            f"{seconds * 1e3:,.{places}f}",
+            f"{seconds / total:.0%}",
+        ]
         if device is not None:
             there = device.seconds.get(name)
-            row.append("" if there is None else f"{there * 1e3:,.{decimals}f}")
+            row.append("" if there is None else f"{there * 1e3:,.{places}f}")
         table.add_row(*row)
     if host.transfer_s is not None:
         share = f"{host.transfer_s / total:.0%}"
-        moved = f"{host.transfer_s * 1e3:,.{decimals}f}"
+        moved = f"{host.transfer_s * 1e3:,.{places}f}"
         table.add_row("of which between devices", moved, share)
     return table
 
@@ -223,7 +247,7 @@ def findings(record: Record) -> list[Line]:
             (
                 "observed",
                 f"stages on {strategy.devices_per_rank} devices in each rank, "
-                f"{_count(strategy.crossings, 'crossing')} between them in each direction",
+                f"{count_of(strategy.crossings, 'crossing')} between them in each direction",
             )
         )
     if speed.baselines(record):
@@ -235,11 +259,12 @@ def findings(record: Record) -> list[Line]:
         )
     inflation = speed.profiler_inflation(record)
     if inflation is not None:
-        lines.append(("profiler", f"a traced step took {inflation:.2f}x as long as a timed one"))
+        who = "profiler" if record.traces is not None and record.traces.files else "nsys"
+        lines.append((who, f"a traced step took {inflation:.2f}x as long as a timed one"))
     skipped = record.data.skipped
     if skipped:
         lines.append(
-            ("data", f"{_count(len(skipped), 'unreadable file')} skipped, first {skipped[0]}")
+            ("data", f"{count_of(len(skipped), 'unreadable file')} skipped, first {skipped[0]}")
         )
     return lines
 
@@ -251,7 +276,9 @@ def verdict(record: Record, baseline: Cell) -> str:
     name, _, amount = baseline.label.partition(", ")
     evidence = f"{gain.estimate:.2f}x {bounds(gain)} the samples/s of {name}"
     evidence += f" ({amount})" if amount else ""
-    if _is_one_device(baseline, strategy):
+    if baseline.role == "variant":
+        evidence = f"{gain.estimate:.2f}x {bounds(gain)} the samples/s with {difference(baseline)}"
+    elif _is_one_device(baseline, strategy):
         evidence += f"; the ceiling is {strategy.ceiling:g}x"
     else:
         evidence += ", which has the cores of all ranks"
@@ -271,33 +298,6 @@ def foreign_share(cell: Cell) -> float:
     return max((load.foreign_cpu_share or 0.0 for load in cell.load), default=0.0)
 
 
-def bounds(interval: Interval) -> str:
-    """Return the ends of a 95 % interval."""
-    high = "inf" if math.isinf(interval.high) else f"{interval.high:.2f}"
-    return f"[{interval.low:.2f}, {high}]"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in the unit a person would use, to three significant digits."""
-    for most, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms"), (120.0, 1.0, "s")):
-        if seconds < most:
-            return f"{significant(seconds * factor)} {unit}"
-    if seconds < 7200:
-        return f"{significant(seconds / 60)} min"
-    return f"{significant(seconds / 3600)} h"
-
-
-def significant(value: float) -> str:
-    """Return a positive number to three significant digits, never with an exponent."""
-    return f"{value:,.{_decimals(value)}f}"
-
-
-def size(size_bytes: int) -> str:
-    """Return the size of a file in KiB or MiB."""
-    kib = size_bytes / 2**10
-    return f"{significant(kib / 2**10)} MiB" if kib >= 1000 else f"{significant(kib)} KiB"
-
-
 def peak(cell: Cell) -> str:
     """Return the peak memory of the rank that took most: of its GPUs where it has some."""
     on_gpu = [max(memory.cuda_allocated_mib) for memory in cell.memory if memory.cuda_allocated_mib]
@@ -305,6 +305,18 @@ def peak(cell: Cell) -> str:
     if on_gpu:
         return f"{max(on_gpu):,.0f} MiB GPU"
     return f"{max(on_cpu):,.0f} MiB CPU" if on_cpu else "?"
+
+
+def precision_words(cell: Cell) -> str:
+    """Return the precision that was asked for, and what was seen of it."""
+    if cell.precision in {"bf16", "fp16"} and cell.product_dtypes:
+        seen = cell.product_dtypes[0]
+        low = sum(count for dtype, count in seen.items() if dtype != "torch.float32")
+        share = f"{low} of {sum(seen.values())}"
+        return f"{cell.precision}, in which {share} products of the forward were seen to run"
+    if cell.tf32 is None:
+        return f"{cell.precision}"
+    return f"{cell.precision} (TF32 {'on' if cell.tf32 else 'off'})"
 
 
 def all_ranks_memory(cell: Cell) -> str:
@@ -325,12 +337,12 @@ def device_words(cell: Cell) -> str:
     first = cell.devices[0][0]
     kind = "stand-in device" if first.startswith("stand-in") else first.partition(":")[0]
     kind = {"cuda": "GPU", "cpu": "CPU rank"}.get(kind, kind)
-    return _count(speed.devices(cell), kind)
+    return count_of(speed.devices(cell), kind)
 
 
 def _is_one_device(baseline: Cell, strategy: Cell) -> bool:
     """Whether the baseline has what one device of the strategy has, and not all of its cores."""
-    return baseline.threads == strategy.threads
+    return baseline.role == "baseline" and baseline.threads == strategy.threads
 
 
 def _table() -> Table:
@@ -341,23 +353,21 @@ def _rounds_so_far(strategy: Cell, baseline: Cell) -> str:
     rounds = len(speed.round_step_s(strategy))
     if rounds < 2:
         return "one round tells nothing of its spread"
-    return f"about {_count(speed.more_rounds(strategy, baseline), 'more round')} would tell"
+    return f"about {count_of(speed.more_rounds(strategy, baseline), 'more round')} would tell"
+
+
+def difference(variant: Cell) -> str:
+    """Return what a variant has another value of, as in "workers=1"."""
+    return variant.label.rpartition(", ")[2]
 
 
 def _heading(cell: Cell) -> str:
     """Return the label on two lines, for a narrow column."""
+    if cell.role == "variant":
+        return f"same, but\n{difference(cell)}"
     return cell.label.replace(", ", "\n", 1)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _decimals(value: float) -> int:
-    """Return how many decimals a positive number needs for three significant digits."""
-    return max(2 - math.floor(math.log10(value)), 0) if value > 0 else 0
-
-
-def _print_path(key: str, path: Path, console: Console) -> None:
+def print_path(key: str, path: Path, console: Console) -> None:
     """Print a path in one piece, however long."""
     console.print(f"{key:<{KEY_WIDTH}}  {path}", soft_wrap=True)

@@ -7,16 +7,17 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch.profiler
 from torch.profiler import ProfilerActivity
 
 from perfkit.core.files import replacing
+from perfkit.trace.nsight import capture_window, under_nsys
 
 WARMUP_STEPS = 1
-"""Steps that run under the profiler before the traced ones and are not recorded."""
+"""Steps that run before the traced ones and are not recorded."""
 
 # severity:date time process:thread file:line] message
 _LOG_LINE = r"^(?:%s):\d{4}-\d\d-\d\d [\d:]+ \d+:\d+ %s\.cpp:\d+\] "
@@ -70,8 +71,32 @@ class _QuietProfile(torch.profiler.profile):
             super().stop_trace()
 
 
+class CapturedSteps:
+    """Told of the end of every step of a capture; knows which of them are traced."""
+
+    def __init__(
+        self, steps: int, profiler: torch.profiler.profile | None, window: ExitStack, *, cuda: bool
+    ) -> None:
+        self.taken = 0
+        self.expected = WARMUP_STEPS + steps
+        self._profiler = profiler
+        self._window = window
+        self._cuda = cuda
+
+    def step(self) -> None:
+        """Note that a step has ended, on the devices too."""
+        self.taken += 1
+        # Opened before the profiler's trace and closed after it, the window does not show in it.
+        if self.taken == WARMUP_STEPS:
+            self._window.enter_context(capture_window(cuda=self._cuda))
+        if self._profiler is not None:
+            self._profiler.step()
+        if self.taken == self.expected:
+            self._window.close()
+
+
 @contextmanager
-def capture(path: Path, *, steps: int, cuda: bool) -> Iterator[torch.profiler.profile]:
+def capture(path: Path, *, steps: int, cuda: bool) -> Iterator[CapturedSteps]:
     """Record ``steps`` training steps and write them to ``path`` as gzip JSON.
 
     Run ``WARMUP_STEPS + steps`` steps inside the block and call ``step()`` of what it yields after
@@ -83,22 +108,32 @@ def capture(path: Path, *, steps: int, cuda: bool) -> Iterator[torch.profiler.pr
     The file is written when the block ends, under a temporary name that is renamed; when the
     block raises, no file is left. A process may run only one capture at a time.
 
+    With ``cuda`` the traced steps are also the window that Nsight captures. Under Nsight Systems
+    torch's profiler stays off, since both need CUPTI, and no file is written.
+
     Raises:
         ValueError: ``steps`` is less than one.
         RuntimeError: the block ended after more or fewer calls of ``step()``.
     """
     if steps < 1:
         raise ValueError(f"a trace needs at least one step, not {steps}")
+    profiler = None if under_nsys(os.environ) else _profiler(steps, cuda=cuda)
+    with ExitStack() as window, profiler or nullcontext():
+        captured = CapturedSteps(steps, profiler, window, cuda=cuda)
+        yield captured
+    if captured.taken != captured.expected:
+        raise RuntimeError(
+            f"the capture saw {captured.taken} steps instead of {captured.expected} "
+            f"({WARMUP_STEPS} of warm-up, {steps} traced): call step() after each of them"
+        )
+    if profiler is not None:
+        with replacing(path) as temporary:
+            profiler.export_chrome_trace(str(temporary))
+
+
+def _profiler(steps: int, *, cuda: bool) -> torch.profiler.profile:
     activities = [ProfilerActivity.CPU]
     if cuda:
         activities.append(ProfilerActivity.CUDA)
     schedule = torch.profiler.schedule(wait=0, warmup=WARMUP_STEPS, active=steps, repeat=1)
-    with _QuietProfile(activities=activities, schedule=schedule, record_shapes=True) as profiler:
-        yield profiler
-    if profiler.step_num != WARMUP_STEPS + steps:
-        raise RuntimeError(
-            f"the profiler saw {profiler.step_num} steps instead of {WARMUP_STEPS + steps} "
-            f"({WARMUP_STEPS} of warm-up, {steps} traced): call step() after each of them"
-        )
-    with replacing(path) as temporary:
-        profiler.export_chrome_trace(str(temporary))
+    return _QuietProfile(activities=activities, schedule=schedule, record_shapes=True)

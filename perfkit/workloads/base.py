@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -16,15 +17,25 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
     from torch.utils.data import Dataset
 
-BUILT_IN = {"glaucoma": "perfkit.workloads.glaucoma:Glaucoma"}
+BUILT_IN = {
+    "forensics": "perfkit.workloads.forensics:Forensics",
+    "glaucoma": "perfkit.workloads.glaucoma:Glaucoma",
+}
 
 
 class Workload(Protocol):
-    """A class with these members can be profiled: ``--workload my_package.my_module:MyClass``.
+    """A class with these members can be trained: ``--workload my_package.my_module:MyClass``.
 
-    It is made from the RunConfig, whose ``image_size`` and ``local_batch`` are filled in. A method
-    ``stages(model) -> list[nn.Module]``, the model cut into modules that are called one after the
-    other, makes model parallel possible; a model that is an nn.Sequential does without.
+    It is made from the RunConfig, whose ``image_size`` and ``local_batch`` are filled in. It may
+    also have
+
+    - ``stages(model) -> list[nn.Module]``: the model cut into modules that are called one after
+      the other, which makes model parallel possible; a model that is an nn.Sequential does without;
+    - ``schedule(optimizer) -> LRScheduler``: the learning rate, stepped once an epoch;
+    - ``clip_norm: float``: the largest norm of all gradients together;
+    - ``metrics(outputs, targets) -> dict[str, float]``: what the model is worth on a whole split,
+      outputs [N, ...] and targets [N, ...] being joined on the CPU. Without it outputs [N, C] with
+      integer targets [N] are those of a classifier, and anything else has its loss alone.
     """
 
     def __init__(self, config: RunConfig) -> None: ...
@@ -51,12 +62,6 @@ class Workload(Protocol):
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Return the optimiser of the model's parameters."""
 
-    def schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """Return the learning-rate schedule, which is stepped once an epoch."""
-
-    clip_norm: float | None
-    """Largest norm of all gradients together, or None."""
-
 
 def load_workload(name: str) -> type[Workload]:
     """Return the class of a built-in workload or of ``package.module:Class``."""
@@ -68,10 +73,9 @@ def load_workload(name: str) -> type[Workload]:
         )
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
-    except ImportError as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # whatever the user's module does while it is imported
         raise PerfkitError(
-            f"--workload {name}: {module_name} cannot be imported ({reason})"
+            f"--workload {name}: {module_name} cannot be imported ({_told(error)})"
         ) from None
     if not inspect.isclass(found):
         raise PerfkitError(f"--workload {name}: {module_name} has no class {class_name}")
@@ -94,5 +98,29 @@ def stages_of(workload: Workload, model: nn.Module) -> list[nn.Module] | None:
     return list(model) if isinstance(model, nn.Sequential) else None
 
 
+def schedule_of(workload: Workload, optimizer: Optimizer) -> LRScheduler:
+    """Return the workload's schedule; without one the learning rate stays as it is."""
+    from torch.optim.lr_scheduler import ConstantLR
+
+    own = getattr(workload, "schedule", None)
+    found: LRScheduler = ConstantLR(optimizer, factor=1.0) if own is None else own(optimizer)
+    return found
+
+
+def clip_norm_of(workload: Workload) -> float | None:
+    """Return the largest norm of all gradients together, or None where they are not clipped."""
+    norm: float | None = getattr(workload, "clip_norm", None)
+    return norm
+
+
+def _told(error: Exception) -> str:
+    """Return an error as one line, with the place in the user's code that it came from."""
+    message = str(error).partition("\n")[0]
+    if isinstance(error, ImportError | SyntaxError):  # these name the module, or file and line
+        return message
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {message}, at {place.filename} line {place.lineno}"
+
+
 def _members() -> list[str]:
-    return ["model", "dataset", "collate", "loss", "optimizer", "schedule", "clip_norm"]
+    return ["model", "dataset", "collate", "loss", "optimizer"]

@@ -1,4 +1,4 @@
-"""RunConfig refuses what cannot be meant, and a TOML file is held to the same."""
+"""ProfileConfig refuses what cannot be meant, and a TOML file is held to the same."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from perfkit.core.config import RunConfig, read_toml
+from perfkit.core.config import ProfileConfig, read_toml
 from perfkit.core.errors import PerfkitError
 
 
 def test_the_default_is_serial_training_of_the_built_in_workload_with_weak_scaling() -> None:
-    config = RunConfig()
+    config = ProfileConfig()
     assert (config.workload, config.strategy, config.scaling) == ("glaucoma", "serial", "weak")
 
 
@@ -23,12 +23,37 @@ def test_the_default_is_serial_training_of_the_built_in_workload_with_weak_scali
 def test_the_batch_that_is_fixed_decides_the_scaling_mode(
     batch: dict[str, int], scaling: str
 ) -> None:
-    assert RunConfig(**batch).scaling == scaling
+    assert ProfileConfig(**batch).scaling == scaling
+
+
+@pytest.mark.parametrize(
+    ("baseline", "reason"),
+    [
+        ("fast", "has to be serial, none, or another value of one of precision, threads"),
+        ("gpus=4", "has to be serial, none, or another value"),  # another layout
+        ("workers", "has to be serial, none, or another value"),
+        ("workers=many", "should be a valid integer"),
+        ("precision=fp8", "should be 'fp32', 'tf32', 'bf16' or 'fp16'"),
+        ("workers=0", "is what the run itself has"),
+        ("global-batch=8", "exclude each other"),
+        (("none", "workers=1"), "leaves nothing to measure beside"),
+    ],
+)
+def test_a_baseline_that_cannot_be_made_is_refused_by_name(baseline: Any, reason: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ProfileConfig(local_batch=4, baseline=baseline)
+    named = baseline if isinstance(baseline, str) else baseline[0]
+    assert f"--baseline {named}: " in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_one_baseline_may_be_named_without_brackets() -> None:
+    assert ProfileConfig(baseline="none").baseline == ("none",)
 
 
 def test_both_batches_at_once_are_refused_with_what_each_of_them_fixes() -> None:
     with pytest.raises(ValidationError, match=r"exclude each other.*strong.*weak"):
-        RunConfig(global_batch=8, local_batch=4)
+        ProfileConfig(global_batch=8, local_batch=4)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +83,12 @@ def test_both_batches_at_once_are_refused_with_what_each_of_them_fixes() -> None
 )
 def test_an_impossible_value_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        RunConfig(**asked)
+        ProfileConfig(**asked)
 
 
 def test_a_config_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        RunConfig().seed = 1  # type: ignore[misc]
+        ProfileConfig().seed = 1  # type: ignore[misc]
 
 
 def toml(folder: Path, text: str) -> Path:
@@ -74,7 +99,11 @@ def toml(folder: Path, text: str) -> Path:
 
 def test_a_toml_file_gives_exactly_its_options_each_of_its_type(tmp_path: Path) -> None:
     path = toml(tmp_path, 'data = "photos"\nsteps = 20\noversubscribe = true\n')
-    assert read_toml(path) == {"data": Path("photos"), "steps": 20, "oversubscribe": True}
+    assert read_toml(path, ProfileConfig) == {
+        "data": Path("photos"),
+        "steps": 20,
+        "oversubscribe": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -85,7 +114,7 @@ def test_a_toml_file_gives_exactly_its_options_each_of_its_type(tmp_path: Path) 
         ("local_batch = 1", "local_batch = 1: input should be greater than or equal to 2"),
         ('strategy = "pipeline"', "strategy = 'pipeline': input should be 'serial', 'ddp'"),
         ("global_batch = 8\nlocal_batch = 4", "exclude each other"),
-        ("bach = 4", "unknown option 'bach'; known are workload, data"),
+        ("bach = 4", "unknown option 'bach'; known are workload, model"),
         ("steps = ", "is not TOML"),
         ("[run]\nsteps = 4", "unknown option 'run'"),
     ],
@@ -95,15 +124,15 @@ def test_a_toml_file_that_asks_for_the_impossible_is_refused_in_one_line_naming_
 ) -> None:
     path = toml(tmp_path, text)
     with pytest.raises(PerfkitError, match=said) as caught:
-        read_toml(path)
+        read_toml(path, ProfileConfig)
     assert str(caught.value).startswith(f"--config {path}: ")
     assert "\n" not in str(caught.value)
 
 
 def test_a_toml_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PerfkitError, match=r"nowhere\.toml: cannot be read \(No such file"):
-        read_toml(tmp_path / "nowhere.toml")
+        read_toml(tmp_path / "nowhere.toml", ProfileConfig)
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PerfkitError, match="is not TOML"):
-        read_toml(binary)
+        read_toml(binary, ProfileConfig)

@@ -166,4 +166,4 @@ def test_a_config_that_perfkit_would_refuse_is_refused_in_a_record_too(
 ) -> None:
     config = record.config.model_dump(mode="json") | {"rounds": 1}
     path = changed(tmp_path, record, config=config)
-    assert "config.rounds: input should be greater than or equal to 2" in refusal(path)
+    assert "config.profile.rounds: input should be greater than or equal to 2" in refusal(path)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from perfkit.core.config import RunConfig
+from perfkit.core.config import ProfileConfig
 from perfkit.core.record import Block, DataFacts, HostLoad, StageObservation, StepSample
 from perfkit.engine.cell import RankFacts
-from perfkit.engine.cells import CellLog, baseline_configs, label_of, late_taints
+from perfkit.engine.cells import CellLog, configs_beside, label_of, late_taints
 from perfkit.engine.resolve import resolve
 from perfkit.strategies import STRATEGIES
 from perfkit.strategies.base import Device
@@ -19,19 +19,22 @@ CPU = Device(torch.device("cpu"), "cpu")
 GPU = Device(torch.device("cuda", 0), "cuda:0")
 
 
-def resolved(strategy: str, *, cores: int = 8, on_cuda: bool = False, **flags: Any) -> RunConfig:
+def resolved(
+    strategy: str, *, cores: int = 8, on_cuda: bool = False, **flags: Any
+) -> ProfileConfig:
     """Return the config of a run whose ranks are all on one host."""
-    config = RunConfig(strategy=strategy, **flags)
+    config = ProfileConfig(strategy=strategy, **flags)
     layout = STRATEGIES[config.strategy].layout(config)
     return resolve(config, layout, on_cuda=on_cuda, cores=cores, local_world_size=layout.ranks)
 
 
-def baselines(config: RunConfig, **where: Any) -> list[tuple[str, int]]:
+def baselines(config: ProfileConfig, **where: Any) -> list[tuple[str, int]]:
     """Return strategy and threads of each baseline; there must be no notice."""
     here = {"cores": 8, "on_cuda": False, "one_host": True, **where}
-    configs, notices = baseline_configs(config, **here)
+    beside, notices = configs_beside(config, **here)
     assert notices == []
-    return [(found.strategy, found.threads or 0) for found in configs]
+    assert {asked.role for asked in beside} <= {"baseline"}
+    return [(asked.config.strategy, asked.config.threads or 0) for asked in beside]
 
 
 def test_ranks_on_a_cpu_have_a_baseline_of_equal_threads_and_one_of_equal_cores() -> None:
@@ -60,7 +63,7 @@ def test_on_gpus_the_only_baseline_is_one_gpu(strategy: str) -> None:
         resolved("model_parallel", baseline="none"),
     ],
 )
-def test_one_device_and_baseline_none_have_no_baseline(config: RunConfig) -> None:
+def test_one_device_and_baseline_none_have_no_baseline(config: ProfileConfig) -> None:
     assert baselines(config) == []
 
 
@@ -76,23 +79,56 @@ def test_where_the_cores_of_all_ranks_are_out_of_reach_that_baseline_is_missing_
 ) -> None:
     config = resolved("ddp", gpus=2, threads=2)
     here = {"cores": 8, "on_cuda": False, "one_host": True, **where}
-    configs, notices = baseline_configs(config, **here)
-    assert [found.threads for found in configs] == [2]
+    beside, notices = configs_beside(config, **here)
+    assert [asked.config.threads for asked in beside] == [2]
     assert notices == [f"no baseline on equal total cores: {reason}"]
 
 
 @pytest.mark.parametrize("batch", [{"local_batch": 6}, {"global_batch": 12}])
 def test_a_baseline_is_a_whole_serial_config_of_the_same_work(batch: dict[str, int]) -> None:
     config = resolved("ddp_model_parallel", gpus=4, placement="interleaved", seed=7, **batch)
-    for baseline in baseline_configs(config, cores=8, on_cuda=False, one_host=True)[0]:
+    beside, _ = configs_beside(config, cores=8, on_cuda=False, one_host=True)
+    assert len(beside) == 2
+    for _, baseline, _ in beside:
         layout = STRATEGIES["serial"].layout(baseline)  # refuses what is not serial
         assert (layout.ranks, layout.devices) == (1, 1)
         differing = {
             name
-            for name in RunConfig.model_fields
+            for name in ProfileConfig.model_fields
             if getattr(config, name) != getattr(baseline, name)
         }
         assert differing <= {"strategy", "gpus", "ranks", "placement", "threads"}
+
+
+@pytest.mark.parametrize("strategy", ["serial", "ddp"])
+def test_a_variant_is_the_same_run_but_for_one_option(strategy: str) -> None:
+    config = resolved(strategy, workers=4, baseline=("workers=1", "precision=bf16"))
+    beside, _ = configs_beside(config, cores=8, on_cuda=False, one_host=True)
+    assert [(asked.role, asked.difference) for asked in beside] == [
+        ("variant", "workers=1"),
+        ("variant", "precision=bf16"),
+    ]
+    assert [(asked.config.workers, asked.config.precision) for asked in beside] == [
+        (1, "fp32"),
+        (4, "bf16"),
+    ]
+    for asked in beside:
+        differing = {
+            name
+            for name in ProfileConfig.model_fields
+            if getattr(config, name) != getattr(asked.config, name)
+        }
+        assert differing == {"baseline", asked.difference.partition("=")[0]}
+
+
+def test_serial_training_and_variants_can_both_stand_beside_a_run() -> None:
+    config = resolved("ddp", gpus=2, baseline=("serial", "local-batch=8"))
+    beside, _ = configs_beside(config, cores=8, on_cuda=False, one_host=True)
+    assert [(asked.role, asked.config.local_batch) for asked in beside] == [
+        ("baseline", 4),
+        ("baseline", 4),
+        ("variant", 8),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,15 +149,15 @@ def test_a_baseline_is_a_whole_serial_config_of_the_same_work(batch: dict[str, i
     ],
 )
 def test_labels_name_ranks_and_on_a_cpu_threads(
-    config: RunConfig, device: Device, label: str
+    config: ProfileConfig, device: Device, label: str
 ) -> None:
     assert label_of(config, device) == label
 
 
 def test_the_cells_of_one_run_have_labels_of_their_own() -> None:
     config = resolved("ddp", gpus=2)
-    configs, _ = baseline_configs(config, cores=8, on_cuda=False, one_host=True)
-    labels = [label_of(each, CPU) for each in [config, *configs]]
+    beside, _ = configs_beside(config, cores=8, on_cuda=False, one_host=True)
+    labels = [label_of(each, CPU) for each in [config, *(asked.config for asked in beside)]]
     assert len(set(labels)) == 3
 
 
@@ -143,7 +179,7 @@ def facts_of(rank: int) -> RankFacts:
     return RankFacts(rank, ["stand-in:0"], 1, 3, data, 1.5 + rank, [seen], [0, 1], [0.1, 0.2], 1)
 
 
-def log_of(config: RunConfig, ranks: int = 2) -> CellLog:
+def log_of(config: ProfileConfig, ranks: int = 2) -> CellLog:
     facts = [facts_of(rank) for rank in range(ranks)]
     return CellLog("strategy", "label", config, "gloo", lambda *_: [], facts)
 

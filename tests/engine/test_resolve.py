@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from perfkit.core.config import RunConfig
+from perfkit.core.config import ProfileConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.engine.resolve import Batch, batch_sizes, resolve, steps_of_round
 from perfkit.strategies import STRATEGIES
 
 
 def resolved(*, on_cuda: bool = False, cores: int = 8, ranks_here: int = 1, **flags: Any) -> Any:
-    config = RunConfig(**flags)
+    config = ProfileConfig(**flags)
     layout = STRATEGIES[config.strategy].layout(config)
     return resolve(config, layout, on_cuda=on_cuda, cores=cores, local_world_size=ranks_here)
 
@@ -97,7 +97,7 @@ def test_default_steps_too_few_for_many_rounds_are_refused_too() -> None:
 def test_batch_sizes_of_both_kinds_of_scaling(
     flags: dict[str, int], ranks: int, expected: Batch
 ) -> None:
-    assert batch_sizes(RunConfig(**flags), ranks) == expected
+    assert batch_sizes(ProfileConfig(**flags), ranks) == expected
 
 
 @pytest.mark.parametrize(("global_batch", "ranks"), [(10, 3), (2, 2), (7, 4)])
@@ -105,7 +105,7 @@ def test_a_global_batch_that_leaves_ranks_unequal_or_with_one_sample_is_refused(
     global_batch: int, ranks: int
 ) -> None:
     with pytest.raises(PerfkitError) as error:
-        batch_sizes(RunConfig(global_batch=global_batch), ranks)
+        batch_sizes(ProfileConfig(global_batch=global_batch), ranks)
     assert f"--global-batch {global_batch} over {ranks} ranks" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
-from perfkit.engine.training import Training, endless_batches, staged_part
+from perfkit.engine.loading import endless_batches
+from perfkit.engine.training import Training, staged_part
 from perfkit.measure.recorder import PHASES, StepRecorder
 from perfkit.strategies.base import Device, Mesh
 from perfkit.strategies.ddp import data_parallel

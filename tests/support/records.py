@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from perfkit.core.config import RunConfig
+from perfkit.core.config import ProfileConfig, TrainConfig
 from perfkit.core.record import (
     Block,
     Cell,
@@ -19,6 +19,7 @@ from perfkit.core.record import (
     TraceFile,
     Traces,
 )
+from perfkit.core.training_result import Epoch, Evaluation, TrainingResult
 
 # What is left of a step, a twentieth, belongs to no phase.
 SHARES = {
@@ -91,7 +92,7 @@ def a_baseline(rounds: Sequence[float], *, threads: int = 1, **changes: Any) -> 
 
 def a_record(*cells: Cell, config: dict[str, Any] | None = None, **changes: Any) -> Record:
     """Return a complete run of ``cells``, the strategy first, without a trace."""
-    asked = RunConfig(
+    asked = ProfileConfig(
         **{
             "workload": "tiny:Tiny",
             "strategy": cells[0].strategy,
@@ -122,6 +123,50 @@ def a_record(*cells: Cell, config: dict[str, Any] | None = None, **changes: Any)
         "taints": [],
     }
     return Record.model_validate(facts | changes)
+
+
+def a_training(
+    losses: Sequence[float], *, cell: Cell | None = None, end: str = "all epochs", **test: Any
+) -> Record:
+    """Return a training whose epochs ended with these validation losses.
+
+    Epoch k took 4 + k s, of which 1 s validation, and its accuracy was 1 - loss / 2. ``test`` are
+    changes of the evaluation on the test set.
+    """
+    worth = {"accuracy": 0.75, "auc": 0.875, "precision": 0.5, "recall": 0.25, "f1": 0.375}
+    facts = {"split": "test", "samples": 20, "loss": 0.5, "metrics": worth}
+    tested = Evaluation.model_validate(facts | {"confusion": [[9, 1], [4, 6]]} | test)
+    epochs = [
+        Epoch(
+            epoch=number,
+            train_loss=loss / 2,
+            learning_rate=0.1,
+            train_s=3.0 + number,
+            evaluate_s=1.0,
+            skipped_steps=0,
+            loss_scale=None,
+            validation=tested.model_copy(
+                update={
+                    "split": "val",
+                    "loss": loss,
+                    "metrics": dict.fromkeys(tested.metrics, 1 - loss / 2),
+                }
+            ),
+        )
+        for number, loss in enumerate(losses, 1)
+    ]
+    training = TrainingResult(
+        epochs=epochs,
+        resumed_after=[],
+        monitor="loss",
+        best_epoch=1 + losses.index(min(losses)),
+        end=end,
+        test=tested if end != "interrupted" else None,
+    )
+    cell = cell or a_cell([[0.2]] * len(losses), precision="fp32")
+    record = a_record(cell, kind="training", training=training)
+    config = TrainConfig(workload="tiny:Tiny", image_size=96, local_batch=cell.local_batch)
+    return record.model_copy(update={"config": config})
 
 
 def an_environment(**changes: Any) -> Environment:

@@ -1,0 +1,113 @@
+"""Batches of one rank: endless ones to train on, and a shard of a split to evaluate."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from perfkit.core.config import RunConfig
+from perfkit.data.batches import EndlessBatchSampler, SampleKey, SeededDataset
+from perfkit.launch.child import die_with_parent
+from perfkit.strategies.base import Mesh
+from perfkit.workloads.base import Workload
+
+PREFETCH_FACTOR = 2
+
+
+class Collate:
+    """The workload's collate on what SeededDataset yields."""
+
+    def __init__(self, workload: Workload, *, random: bool) -> None:
+        self._workload = workload
+        self._random = random
+
+    def __call__(self, samples: Sequence[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
+        """Return (inputs, targets)."""
+        seeds = [seed for _, seed in samples] if self._random else None
+        return self._workload.collate([sample for sample, _ in samples], seeds)
+
+
+def training_keys(
+    workload: Workload, config: RunConfig, mesh: Mesh, global_batch: int, *, start: int = 0
+) -> EndlessBatchSampler:
+    """Return the keys of this rank's share of every global batch from number ``start`` on."""
+    return EndlessBatchSampler(
+        len(workload.dataset("train")),  # type: ignore[arg-type]
+        global_batch=global_batch,
+        rank=mesh.rank,
+        world_size=mesh.world_size,
+        seed=config.seed,
+        start=start,
+    )
+
+
+def endless_batches(
+    workload: Workload, config: RunConfig, mesh: Mesh, global_batch: int, *, start: int = 0
+) -> Generator[tuple[Tensor, Tensor]]:
+    """Yield this rank's share of every global batch, loaded by ``config.workers`` workers.
+
+    The workers live from the first batch until the generator is closed.
+    """
+    keys = training_keys(workload, config, mesh, global_batch, start=start)
+    yield from _loader(workload, workload.dataset("train"), keys, config, mesh, random=True)
+
+
+class ShardSampler(Sampler[list[SampleKey]]):
+    """Keys of every ``world_size``-th sample from ``rank`` on, in batches; none stands twice.
+
+    The shards may differ by one sample: padding them would count samples twice.
+    """
+
+    def __init__(self, samples: int, *, batch: int, rank: int, world_size: int) -> None:
+        self._indices = range(rank, samples, world_size)
+        self._batch = batch
+
+    def __iter__(self) -> Generator[list[SampleKey]]:
+        for first in range(0, len(self._indices), self._batch):
+            yield [SampleKey(0, index) for index in self._indices[first : first + self._batch]]
+
+
+def shard_loader(
+    workload: Workload, dataset: Dataset[Any], config: RunConfig, mesh: Mesh, batch: int
+) -> DataLoader[Any]:
+    """Return a loader of this rank's shard of ``dataset``, with nothing random in it."""
+    samples = len(dataset)  # type: ignore[arg-type]
+    keys = ShardSampler(samples, batch=batch, rank=mesh.rank, world_size=mesh.world_size)
+    return _loader(workload, dataset, keys, config, mesh, random=False)
+
+
+def _loader(
+    workload: Workload,
+    dataset: Dataset[Any],
+    keys: Sampler[list[SampleKey]],
+    config: RunConfig,
+    mesh: Mesh,
+    *,
+    random: bool,
+) -> DataLoader[Any]:
+    return DataLoader(
+        SeededDataset(dataset, config.seed),
+        batch_sampler=keys,
+        collate_fn=Collate(workload, random=random),
+        num_workers=config.workers,
+        # A forked worker would keep the sockets of the process group open: after the death of a
+        # rank its peers would wait for the time-out.
+        multiprocessing_context="forkserver" if config.workers else None,
+        worker_init_fn=_start_worker if config.workers else None,
+        persistent_workers=bool(config.workers),
+        prefetch_factor=PREFETCH_FACTOR if config.workers else None,
+        pin_memory=mesh.first_device.type == "cuda",
+        # Or it would draw from torch's own, once for each process a training goes through.
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+
+
+def _start_worker(_: int) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the rank's to answer
+    torch.set_num_threads(1)

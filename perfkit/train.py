@@ -76,7 +76,10 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 
 def _config_of(folder: Path) -> TrainConfig:
     """Return the config of the training in a run folder; PerfkitError if it cannot go on."""
-    record = read_record(folder)
+    try:
+        record = read_record(folder)
+    except PerfkitError as error:
+        raise PerfkitError(f"--resume {error}") from None
     if not isinstance(record.config, TrainConfig):
         raise PerfkitError(f"--resume {folder}: is a {record.kind}, no training")
     if record.status == "complete":

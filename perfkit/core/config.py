@@ -155,7 +155,8 @@ class TrainConfig(RunConfig):
     patience: Positive | None = None
     """Stop after this many epochs in a row without a better one. Default: train all epochs."""
     resume: Path | None = None
-    """Run folder of a training to go on with; its options hold unless they are given anew."""
+    """Run folder of a training to go on with; its options hold, but for those that do not change
+    what is trained (data, device, threads, workers, patience)."""
 
 
 class SessionConfig(BaseModel):

@@ -48,6 +48,9 @@ def run_command(
         if not is_complete(folder):
             raise RankError(0, f"the ranks ended without a result; {what_is_left(folder)}")
         return 0
+    except SystemExit:  # SIGTERM or SIGHUP, say of a scheduler
+        print(f"perfkit: ended by a signal; {what_is_left(folder)}", file=sys.stderr)
+        raise
     except RankError as error:
         print(f"perfkit: error: {error.message}", file=sys.stderr)
         print(f"perfkit: {what_is_left(folder)}", file=sys.stderr)

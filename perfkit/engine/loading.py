@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -90,6 +91,8 @@ def _loader(
     *,
     random: bool,
 ) -> DataLoader[Any]:
+    # More workers than cores are the user's choice, and a notice of the run.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     return DataLoader(
         SeededDataset(dataset, config.seed),
         batch_sampler=keys,

@@ -69,7 +69,12 @@ def started(
         local_world_size=place.local_world_size,
     )
     batch_sizes(config, layout.ranks)
-    notices = (*choice.taints, *_precision_notices(config, choice), *nsys_notices())
+    notices = (
+        *choice.taints,
+        *_precision_notices(config, choice),
+        *_worker_notices(config, place),
+        *nsys_notices(),
+    )
     with (
         open_folder(config, place.rank) as own_folder,
         joined(place, choice.devices, choice.backend) as mesh,
@@ -77,6 +82,13 @@ def started(
         report_errors(),
     ):
         yield Start(config, place, choice, mesh, share(own_folder, mesh), notices)
+
+
+def _worker_notices(config: Config, place: Place) -> list[str]:
+    workers, cores = config.workers * place.local_world_size, available_cores()
+    if workers <= cores:
+        return []
+    return [f"{workers} loader workers share the {cores} cores of this host with the training"]
 
 
 def nsys_notices() -> list[str]:

@@ -47,6 +47,11 @@ PHASE_COLOURS = {
     "other": "#dddddd",
 }
 BAR_HEIGHT = 0.6
+SAMPLES = {
+    "quick look": ("timed pass", "one round"),
+    "own loop": ("timed pass", "one round"),
+    "training": ("training", "one epoch"),
+}
 
 
 def measured(records: Sequence[Record], paths: Sequence[Path]) -> list[Record]:
@@ -164,8 +169,9 @@ def _throughput(axes: Axes, records: Sequence[Record]) -> None:
         serial = [speed.samples_per_s(baseline) for baseline in speed.baselines(record)[:1]]
         ceiling = [one * cell.ceiling for one in serial]
         ends = (row - BAR_HEIGHT / 2, row + BAR_HEIGHT / 2)
-        axes.barh(row, rate, height=BAR_HEIGHT, color=BAR, label="timed pass")
-        axes.scatter(rounds, _spread(row, rounds), label="one round", **ROUND)
+        whole, part = SAMPLES[record.kind]
+        axes.barh(row, rate, height=BAR_HEIGHT, color=BAR, label=whole)
+        axes.scatter(rounds, _spread(row, rounds), label=part, **ROUND)
         if serial:
             axes.vlines(ceiling, *ends, color=CEILING, lw=3, label="ceiling of the strategy")
             axes.scatter(serial, [row], label="serial on one device", zorder=3, **SERIAL)

@@ -54,7 +54,7 @@ def _losses(axes: Axes, training: TrainingResult) -> None:
         ("validation", VALIDATION, [epoch.validation.loss for epoch in training.epochs]),
     )
     for label, colour, losses in pairs:
-        axes.plot(numbers, losses, "o-", ms=4, color=colour, label=label)
+        axes.plot(numbers, losses, "o-", ms=_marker(training), color=colour, label=label)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))  # a loss may be negative
     _finish(axes, training, "loss")
 
@@ -69,10 +69,19 @@ def _metrics(axes: Axes, training: TrainingResult) -> None:
             if name in epoch.validation.metrics
         ]
         label, colour = METRIC_LABELS.get(name, name), METRIC_COLOURS.get(name)
-        axes.plot(*zip(*points, strict=True), "o-", ms=4, color=colour, label=label)
+        axes.plot(*zip(*points, strict=True), "o-", ms=_marker(training), color=colour, label=label)
     if usual != list(known):
         axes.set_ylim(0, 1.02)
-    _finish(axes, training, "on the validation set")
+    _finish(
+        axes,
+        training,
+        "validation metric (0 to 1)" if usual != list(known) else "validation metric",
+    )
+
+
+def _marker(training: TrainingResult) -> float:
+    """Return the size of a point: many must not hide each other."""
+    return 4 if len(training.epochs) <= 20 else 2
 
 
 def _finish(axes: Axes, training: TrainingResult, label: str) -> None:
@@ -81,7 +90,8 @@ def _finish(axes: Axes, training: TrainingResult, label: str) -> None:
     axes.axvline(training.best_epoch, color=BEST, lw=1, ls=":", label="best epoch")
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, training.epochs[-1].epoch + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(color="#e5e5e5")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

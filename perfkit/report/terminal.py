@@ -27,11 +27,12 @@ PHASE_NAMES = {
 # Speedup is for the same work; where the global batch grows with the ranks, throughput grows.
 GAIN_NAMES = {True: ("speedup", "efficiency"), False: ("throughput gain", "throughput efficiency")}
 MEASURED = {
-    "quick look": "timed steps in {rounds} rounds, one process per cell",
-    "training": "steps in {rounds} epochs",
-    "own loop": "timed steps of a loop of your own, in {rounds} rounds",
+    "quick look": ("timed step", "round", ", one process per cell"),
+    "training": ("step", "epoch", ""),
+    "own loop": ("timed step", "round", " of a loop of your own"),
 }
 NO_TRACE = "none: under Nsight Systems torch's profiler stays off; see domain perfkit in its report"
+MOST_SPREAD = 1.0  # of a share: a wider interval tells nothing
 UNLIMITED_WIDTH = 10_000
 KEY_WIDTH = 13
 
@@ -113,22 +114,33 @@ def conditions(record: Record) -> list[Line]:
     batch = f"{cell.global_batch}"
     if cell.ranks > 1:
         batch = f"local {cell.local_batch}, global {cell.global_batch} ({record.scaling} scaling)"
+    step, part, more = MEASURED[record.kind]
     named = None if isinstance(record.config, SessionConfig) else record.config.model
+    weights = None if isinstance(record.config, SessionConfig) else record.config.weights
     model = f"{named}, " if named else ""
     px = f", {size_px} x {size_px} px" if size_px is not None else ""
     lines = [
         ("data", f"{record.data.name}{px}"),
         *([("model", f"{model}{record.parameters:,} parameters")] if record.parameters else []),
+        *([("weights", f"{weights}")] if weights else []),
         *([("precision", precision_words(cell))] if cell.precision else []),
         ("batch", batch),
         ("machine", f"{environment.hardware}; torch {environment.versions.get('torch', '?')}"),
-        ("measured", f"{steps} {MEASURED[record.kind]}".format(rounds=rounds)),
+        ("measured", f"{count_of(steps, step)} in {count_of(rounds, part)}{more}"),
     ]
     if record.gate is not None:
         difference = record.gate.max_abs_difference
         equal = f"equal to serial within {difference:.0e}" if difference else "identical to serial"
         lines.append(("correctness", f"{equal} after {record.gate.steps} steps in float64"))
     return lines
+
+
+def loss(record: Record, cell: Cell) -> str:
+    """Return the loss of the last timed step."""
+    value = speed.loss(cell)
+    if value is None:
+        return "?" if record.kind == "own loop" else "not finite"
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
 
 
 class Cost(NamedTuple):
@@ -154,11 +166,7 @@ COSTS = (
     ),
     Cost("peak memory per rank", "peak memory\nper rank", lambda _, cell: peak(cell)),
     Cost("global batch", "global\nbatch", lambda _, cell: str(cell.global_batch)),
-    Cost(
-        "loss of last timed step",
-        "last\nloss",
-        lambda record, cell: "?" if record.kind == "own loop" else loss(cell),
-    ),
+    Cost("loss of last timed step", "last\nloss", loss),
 )
 
 
@@ -172,7 +180,9 @@ def costs_table(record: Record) -> Table:
         table.add_column(f"{baseline.role}\n{_heading(baseline)}", justify="right")
     cells = (strategy, *baselines)
     for cost in COSTS:
-        table.add_row(cost.name, *(cost.tell(record, cell) for cell in cells))
+        told = [cost.tell(record, cell) for cell in cells]
+        if record.kind != "own loop" or told != ["?"]:
+            table.add_row(cost.name, *told)
     if strategy.ranks > 1 or strategy.workers:
         table.add_row("memory of ranks and workers", *(all_ranks_memory(cell) for cell in cells))
     if baselines:
@@ -233,7 +243,9 @@ def findings(record: Record) -> list[Line]:
     strategy = record.cells[0]
     lines = [("Worth it?", verdict(record, baseline)) for baseline in speed.baselines(record)]
     exposed = speed.exposed_communication(record)
-    if exposed is not None:
+    if exposed is not None and exposed.high - exposed.low > MOST_SPREAD:
+        lines.append(("communication", "too noisy to tell what exchanging gradients costs"))
+    elif exposed is not None:
         share = f"{exposed.estimate:.0%} [{exposed.low:.0%}, {exposed.high:.0%}]"
         told = (
             f"{share} of the step goes to exchanging gradients that backward did not hide "
@@ -324,12 +336,6 @@ def all_ranks_memory(cell: Cell) -> str:
     shares = [memory.cpu_pss_mib for memory in cell.memory]
     known = [share for share in shares if share is not None]
     return f"{sum(known):,.0f} MiB CPU" if known and len(known) == len(shares) else "?"
-
-
-def loss(cell: Cell) -> str:
-    """Return the loss of the last timed step."""
-    value = speed.loss(cell)
-    return "not finite" if value is None else f"{value:.3f}"
 
 
 def device_words(cell: Cell) -> str:

@@ -22,7 +22,7 @@ from perfkit.report.terminal import (
     print_path,
     title,
 )
-from perfkit.report.words import duration, significant
+from perfkit.report.words import count_of, duration, significant
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -96,18 +96,19 @@ def findings(record: Record, training: TrainingResult) -> list[Line]:
     """Return what the training took, a sentence each."""
     cell, count = record.cells[0], len(training.epochs)
     ends = {
-        "all epochs": f"{count} epochs",
-        "early stopping": f"{count} epochs, stopped as none was better after "
+        "all epochs": count_of(count, "epoch"),
+        "early stopping": f"{count_of(count, 'epoch')}, stopped as none was better after "
         f"epoch {training.best_epoch}",
-        "interrupted": f"{count} epochs, INTERRUPTED",
+        "interrupted": f"{count_of(count, 'epoch')}, INTERRUPTED",
     }
     taken = duration(time_to_train_s(training))
+    monitor = METRIC_NAMES.get(training.monitor, training.monitor)
     to_best = duration(time_to_best_s(training))
     lines = [
         (
             "time to train",
-            f"{taken} for {ends[training.end]}, validation included; {to_best} to the best one "
-            f"(by validation {METRIC_NAMES.get(training.monitor, training.monitor)})",
+            f"{taken} for {ends[training.end]}, with validation, without start-up; {to_best} to "
+            f"the best epoch (by validation {monitor})",
         ),
         (
             "speed",

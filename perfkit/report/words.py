@@ -6,9 +6,13 @@ import math
 
 from perfkit.core.stats import Interval
 
+WIDEST = 10  # an interval whose ends differ by a larger factor tells nothing
+
 
 def bounds(interval: Interval) -> str:
     """Return the ends of a 95 % interval."""
+    if interval.low <= 0 or interval.high / interval.low > WIDEST:
+        return "[too wide to tell]"
     high = "inf" if math.isinf(interval.high) else f"{interval.high:.2f}"
     return f"[{interval.low:.2f}, {high}]"
 

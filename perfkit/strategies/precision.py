@@ -27,8 +27,8 @@ def why_not(
     """
     if device == "cpu":
         return {
-            "tf32": "is a format of NVIDIA GPUs from compute capability 8.0 on, which the CPU does "
-            "not have; use fp32 or bf16",
+            "tf32": "TF32 is a format of NVIDIA GPUs from compute capability 8.0 on, no CPU has "
+            "it; use fp32 or bf16",
             "fp16": "convolutions in fp16 on a CPU are an order of magnitude slower than in fp32; "
             "use fp32 or bf16",
         }.get(precision)

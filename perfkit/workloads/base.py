@@ -78,7 +78,9 @@ def load_workload(name: str) -> type[Workload]:
             f"--workload {name}: {module_name} cannot be imported ({_told(error)})"
         ) from None
     if not inspect.isclass(found):
-        raise PerfkitError(f"--workload {name}: {module_name} has no class {class_name}")
+        raise PerfkitError(
+            f"--workload {name}: {module_name} has no class {class_name}; name one that it has"
+        )
     missing = [member for member in _members() if not hasattr(found, member)]
     if missing:
         raise PerfkitError(
@@ -116,6 +118,8 @@ def clip_norm_of(workload: Workload) -> float | None:
 def _told(error: Exception) -> str:
     """Return an error as one line, with the place in the user's code that it came from."""
     message = str(error).partition("\n")[0]
+    if isinstance(error, ModuleNotFoundError):
+        return f"{message}; run where it can be found, or set PYTHONPATH"
     if isinstance(error, ImportError | SyntaxError):  # these name the module, or file and line
         return message
     place = traceback.extract_tb(error.__traceback__)[-1]

@@ -95,7 +95,7 @@ class ImageClassification(ABC):
         if root is None:
             return self.draw(split, SYNTHETIC_COUNTS[split])
         if not root.is_dir():
-            raise PerfkitError(f"--data {root}: is not a folder")
+            raise PerfkitError(f"--data {root}: is not a folder; name that of the data set")
         return self.read_folder(root, split)
 
 

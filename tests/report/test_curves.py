@@ -65,7 +65,7 @@ def test_every_panel_names_its_axes(tmp_path: Path, drawn: list[list[Axes]]) -> 
     draw_curves(a_training([0.5, 0.25]), tmp_path)
     assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in drawn[0]] == [
         ("epoch", "loss"),
-        ("epoch", "on the validation set"),
+        ("epoch", "validation metric (0 to 1)"),
         ("predicted class", "true class"),
     ]
     assert drawn[0][0].get_figure().get_suptitle() == "tiny:Tiny: serial, 1 thread, vectors"  # type: ignore[union-attr]

@@ -13,6 +13,7 @@ from rich.console import Console
 from perfkit.core.record import DataFacts, Record, StepSample, write_record
 from perfkit.core.stats import Interval
 from perfkit.report import terminal
+from perfkit.report.words import bounds
 
 
 def printed(record: Record, folder: Path, width: int = 80) -> str:
@@ -295,5 +296,7 @@ def test_a_size_is_told_in_kib_or_mib(size_bytes: int, words: str) -> None:
     assert terminal.size(size_bytes) == words
 
 
-def test_an_interval_without_end_is_told_as_such() -> None:
-    assert terminal.bounds(Interval(1.0, 0.0, float("inf"))) == "[0.00, inf]"
+def test_an_interval_that_tells_nothing_is_told_as_such() -> None:
+    assert bounds(Interval(1.0, 0.5, float("inf"))) == "[too wide to tell]"
+    assert bounds(Interval(1.0, 0.0, 2.0)) == "[too wide to tell]"
+    assert bounds(Interval(1.0, 0.25, 2.0)) == "[0.25, 2.00]"

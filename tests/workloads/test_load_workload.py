@@ -58,7 +58,7 @@ def test_a_missing_member_is_named(absent: str, modules: Path) -> None:
         ("tiny:Tiny:Tiny", "no such workload"),
         ("tiny:Gone", "tiny has no class Gone"),
         ("tiny:FEATURES", "tiny has no class FEATURES"),
-        ("no_such_module:Mine", "cannot be imported (No module named 'no_such_module')"),
+        ("no_such_module:Mine", "imported (No module named 'no_such_module'; run where it"),
         ("tiny.deeper:Mine", "cannot be imported"),
         ("tiny:Lacking", "Lacking lacks model, dataset, collate, loss, optimizer;"),
     ],

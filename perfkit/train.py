@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from perfkit.core import cli
-from perfkit.core.config import TrainConfig, read_toml
+from perfkit.core.config import RUN_NAME, TrainConfig, read_toml
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import read_record
 from perfkit.engine.command import run_command
@@ -53,7 +54,12 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         before = _config_of(Path(resumed))
         defaults = before.model_dump()
     if file is not None:
-        defaults |= read_toml(Path(file), TrainConfig)
+        options = read_toml(Path(file), TrainConfig)
+        if "resume" in options:
+            raise PerfkitError(
+                f"--config {file}: resume belongs on the command line, --resume {options['resume']}"
+            )
+        defaults |= options
     flags = cli.parse(
         Flags, arguments, prog="perfkit train", description=DESCRIPTION, defaults=defaults
     )
@@ -61,6 +67,15 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     if before is None or config.resume is None:
         return config
     folder = config.resume.resolve()
+    if (config.runs, config.name) != (before.runs, before.name):
+        raise PerfkitError(
+            f"--resume {resumed}: goes on in that folder; leave out --runs and --name"
+        )
+    if not re.fullmatch(RUN_NAME, folder.name):
+        raise PerfkitError(
+            f"--resume {resumed}: a run folder is named with letters, digits and any of _ . + -; "
+            "rename it"
+        )
     for option in TrainConfig.model_fields:
         was, now = getattr(before, option), getattr(config, option)
         if option not in MAY_CHANGE and was != now:
@@ -70,7 +85,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
             )
     # Resolved, one device is named even where no GPU was asked for, which would be told as missing.
     gpus = config.gpus if config.gpus != 1 else None
-    found = {"gpus": gpus, "runs": folder.parent, "name": folder.name}
+    found = {"gpus": gpus, "resume": folder, "runs": folder.parent, "name": folder.name}
     return cli.validate(TrainConfig, config.model_dump() | found)
 
 

@@ -17,14 +17,14 @@ fi
 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider
 
 profile() {
-    "$PYTHON" -m perfkit.profile --device cuda --runs "$runs" --name "$@"
+    "$PYTHON" -m perfkit.profile --device cuda --steps 60 --runs "$runs" --name "$@"
 }
 "$PYTHON" -m perfkit.doctor
 profile serial --strategy serial
 profile bf16 --precision bf16 --baseline precision=fp32 precision=tf32
 profile fp16 --precision fp16 --baseline precision=fp32
 profile resnet18 --workload forensics --precision bf16 --baseline precision=fp32
-profile vit --workload forensics --model vit_b_16 --precision bf16 --baseline precision=fp32 --steps 60
+profile vit --workload forensics --model vit_b_16 --precision bf16 --baseline precision=fp32
 "$PYTHON" -m perfkit.train --device cuda --workload forensics --precision bf16 --epochs 2 \
     --workers 4 --runs "$runs" --name train
 if command -v nsys >/dev/null; then
@@ -32,7 +32,7 @@ if command -v nsys >/dev/null; then
         --force-overwrite true -o "$runs/nsys" \
         "$PYTHON" -m perfkit.profile --device cuda --steps 20 --runs "$runs" --name under-nsys
 fi
-profile ddp-oversubscribed --strategy ddp --gpus 2 --oversubscribe --local-batch 8 --steps 40
+profile ddp-oversubscribed --strategy ddp --gpus 2 --oversubscribe --local-batch 8
 if [ "$gpus" -ge 2 ]; then
     profile ddp --strategy ddp --gpus 2
     profile model-parallel --strategy model_parallel --gpus 2

@@ -71,7 +71,10 @@ def test_the_own_model_has_less_than_25_lines() -> None:
     assert len(block("import math, torch").splitlines()) < 25
 
 
-PROFILE = ("--image-size", "16", "--steps", "10", "--rounds", "2", "--warmup", "3")
+PROFILE = (
+    *("--image-size", "16", "--steps", "10", "--rounds", "2", "--warmup", "3"),
+    *("--baseline", "none", "--trace-steps", "0"),
+)
 
 
 @pytest.mark.parametrize("name", ["Mine", "Cut"])

@@ -185,7 +185,10 @@ def test_a_folder_whose_name_no_record_can_have_is_refused(
 ) -> None:
     RUN.rename("runs/my run")
     assert train_here("--resume", "runs/my run") == 2
-    assert "perfkit: error: --name my run: " in capsys.readouterr().err
+    assert (
+        "perfkit: error: --resume runs/my run: a run folder is named with letters"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_changes_neither_model_nor_updates_may_change(whole: dict[str, Any]) -> None:
@@ -194,6 +197,30 @@ def test_what_changes_neither_model_nor_updates_may_change(whole: dict[str, Any]
     record = read_record(RUN)
     assert (record.config.threads, record.config.device) == (2, "cpu")
     assert len(contents(RUN)["epochs"]) == len(whole["epochs"])
+    # The blocks of one cell are now of two kinds, and that is said.
+    assert "epochs up to 2 ran under other conditions: threads 1 then 2" in record.taints
+
+
+def test_the_folder_may_be_the_current_one(
+    whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(RUN)
+    assert train_here("--resume", ".") == 0
+    assert contents(Path()) == whole
+
+
+@pytest.mark.parametrize("flags", [("--name", "other"), ("--runs", "elsewhere")])
+def test_it_goes_on_in_its_own_folder_and_in_no_other(
+    flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "leave out --runs and --name" in refused(capsys, "--resume", str(RUN), *flags)
+
+
+@pytest.mark.parametrize("field", ["samples_per_epoch", "class_counts"])
+def test_other_data_are_refused(field: str, capsys: pytest.CaptureFixture[str]) -> None:
+    others = {"samples_per_epoch": 49, "class_counts": [1, 2]}
+    change_record(lambda content: content["data"].update({field: others[field]}))
+    assert "goes on with the data it began with" in refused(capsys)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +318,7 @@ def other_workload(content: dict[str, Any]) -> None:
 
 def other_size(content: dict[str, Any]) -> None:
     content["ranks"] = 2
+    content["random"] *= 2
 
 
 def later_epoch(content: dict[str, Any]) -> None:
@@ -328,3 +356,6 @@ def test_a_toml_file_must_agree_with_what_is_gone_on_with(
     Path("options.toml").write_text("epochs = 5\n")
     told = refused(capsys, "--resume", str(RUN), "--config", "options.toml")
     assert "--epochs 5 differs from the 3 it began with" in told
+    Path("options.toml").write_text(f'resume = "{RUN}"\n')
+    told = refused(capsys, "--resume", str(RUN), "--config", "options.toml")
+    assert f"resume belongs on the command line, --resume {RUN}" in told

@@ -113,6 +113,8 @@ class ProfileConfig(RunConfig):
 
     @model_validator(mode="after")
     def _baselines_can_be_made(self) -> Self:
+        if not self.baseline:
+            raise ValueError("baseline is empty: name serial, none, or another value of an option")
         if "none" in self.baseline and len(self.baseline) > 1:
             raise ValueError("--baseline none: leaves nothing to measure beside; name it alone")
         self.variants()
@@ -123,7 +125,7 @@ class ProfileConfig(RunConfig):
 
         Raises ValueError for a baseline that is not of that form, or that changes nothing.
         """
-        found = {}
+        found: dict[str, ProfileConfig] = {}
         for spec in self.baseline:
             if spec in {"serial", "none"}:
                 continue
@@ -134,13 +136,16 @@ class ProfileConfig(RunConfig):
                     f"--baseline {spec}: has to be serial, none, or another value of one of "
                     f"{', '.join(VARIED)}, as in workers=1"
                 )
+            own = self.model_dump() | {"baseline": ("none",)}
+            if field in {"global_batch", "local_batch"}:
+                own |= {"global_batch": None, "local_batch": None}
             try:
-                changed = self.model_validate(
-                    self.model_dump() | {field: value, "baseline": ("none",)}
-                )
+                changed = self.model_validate(own | {field: value})
             except ValidationError as error:
                 _, _, reason = first_problem(error)
                 raise ValueError(f"--baseline {spec}: {reason}") from None
+            if changed in found.values():
+                raise ValueError(f"--baseline {spec}: is named twice")
             if getattr(changed, field) == getattr(self, field):
                 raise ValueError(f"--baseline {spec}: is what the run itself has")
             found[spec] = changed

@@ -91,9 +91,17 @@ class ImageFiles:
         return len(self._paths)
 
     def read(self, index: int) -> Tensor:
-        """Return image ``index``, resized with antialiasing: uint8 RGB [3, size, size]."""
-        with Image.open(self._paths[index]) as image:
-            pixels = transforms.pil_to_tensor(_rgb(image))
+        """Return image ``index``, resized with antialiasing: uint8 RGB [3, size, size].
+
+        Raises PerfkitError for what looked whole and is not, or has gone since.
+        """
+        try:
+            with Image.open(self._paths[index]) as image:
+                pixels = transforms.pil_to_tensor(_rgb(image))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise PerfkitError(
+                f"{self._paths[index]}: cannot be decoded ({error}); take it out of the data set"
+            ) from None
         size = [self._size, self._size]
         resized: Tensor = transforms.resize(pixels, size, antialias=True)
         return resized

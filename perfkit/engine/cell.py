@@ -16,6 +16,7 @@ from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Block, DataFacts, Gate, Memory, StageObservation
 from perfkit.core.stats import is_stable
+from perfkit.data.images import Photographs
 from perfkit.engine.checkpoint import Checkpoint, load_model, random_state, set_random_state
 from perfkit.engine.gate import equality_gate
 from perfkit.engine.group import barrier, gather, share
@@ -311,14 +312,15 @@ def watchable_stages(
 
 
 def _data_facts(workload: object, dataset: object, samples: int) -> DataFacts:
-    labels = getattr(dataset, "labels", None)
-    source = getattr(dataset, "source", None)
+    """Return what is known of a data set; only perfkit's own say all of it."""
+    known = dataset if isinstance(dataset, Photographs) else None
+    source = known.source if known is not None else None
     return DataFacts(
-        name=getattr(source, "name", type(dataset).__name__),
+        name=source.name if source is not None else type(dataset).__name__,
         train_samples=len(source) if source is not None else samples,
         samples_per_epoch=samples,
-        class_counts=torch.bincount(labels).tolist() if labels is not None else [],
-        skipped=list(getattr(source, "skipped", ())),
-        split=getattr(source, "split", ""),
+        class_counts=torch.bincount(known.labels).tolist() if known is not None else [],
+        skipped=list(source.skipped) if source is not None else [],
+        split=source.split if source is not None else "",
         normalisation=str(getattr(workload, "normalisation", "")),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from perfkit.core.config import ProfileConfig, RunConfig
+from perfkit.core.errors import PerfkitError
 from perfkit.core.record import FOREIGN_LOAD_BOUND, Block, Cell, HostLoad, Memory, Role
 from perfkit.engine.cell import RankFacts
 from perfkit.engine.resolve import Batch, batch_sizes
@@ -84,7 +85,11 @@ def configs_beside(
     gains per rank), and as many as all ranks have (what the same cores do without it). On one
     device there is none.
     """
-    variants = [Beside("variant", changed, spec) for spec, changed in config.variants().items()]
+    try:
+        found_variants = config.variants()
+    except ValueError as error:  # what was left open came out as what the variant asks for
+        raise PerfkitError(f"{error}") from None
+    variants = [Beside("variant", changed, spec) for spec, changed in found_variants.items()]
     if "serial" not in config.baseline or config.gpus == 1:
         return variants, []
     per_rank = config.threads or 1

@@ -47,7 +47,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint."""
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as temporary:
-        torch.save({**_shallow(checkpoint), "training": _plain(checkpoint.training)}, temporary)
+        torch.save(_plain(_shallow(checkpoint)), temporary)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -62,7 +62,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise PerfkitError(
             f"{path}: is no checkpoint of perfkit train; name a run folder that has one"
         )
-    return Checkpoint(**content)
+    checkpoint = Checkpoint(**content)
+    training = checkpoint.training
+    if not (
+        isinstance(checkpoint.model, dict)
+        and isinstance(training, dict)
+        and {"optimizer", "schedule", "scaler", "updates"} <= set(training)
+        and isinstance(checkpoint.random, list)
+        and len(checkpoint.random) == checkpoint.ranks
+        and all(isinstance(n, int) for n in (checkpoint.epoch, checkpoint.steps))
+    ):
+        raise PerfkitError(f"{path}: its parts do not fit together; start a new training")
+    return checkpoint
 
 
 def load_model(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -102,11 +113,13 @@ def set_random_state(state: dict[str, Any], cuda_devices: Sequence[torch.device]
 
 
 def _plain(value: Any) -> Any:
-    """Return ``value`` with numpy's numbers, which weights_only refuses, as Python's."""
+    """Return ``value`` with what weights_only refuses of numpy as Python's and torch's own."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
+    if type(value) in (list, tuple):
+        return type(value)(_plain(entry) for entry in value)
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
     return value.item() if isinstance(value, np.generic) else value
 
 

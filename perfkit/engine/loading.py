@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from perfkit.core.config import RunConfig
+from perfkit.core.errors import PerfkitError
 from perfkit.data.batches import EndlessBatchSampler, SampleKey, SeededDataset
 from perfkit.launch.child import die_with_parent
 from perfkit.strategies.base import Mesh
@@ -55,7 +56,12 @@ def endless_batches(
     The workers live from the first batch until the generator is closed.
     """
     keys = training_keys(workload, config, mesh, global_batch, start=start)
-    yield from _loader(workload, workload.dataset("train"), keys, config, mesh, random=True)
+    loader = _loader(workload, workload.dataset("train"), keys, config, mesh, random=True)
+    try:
+        yield from loader
+    except PerfkitError as error:
+        # From a worker it comes with the worker's traceback in its message.
+        raise PerfkitError(str(error).rpartition("PerfkitError: ")[2].strip()) from None
 
 
 class ShardSampler(Sampler[list[SampleKey]]):

@@ -14,6 +14,8 @@ from torch import Tensor
 from perfkit.core.errors import PerfkitError
 from perfkit.workloads.base import Workload
 
+RESERVED = {"loss", "samples"}
+
 Counts = npt.NDArray[np.int64]
 
 
@@ -50,6 +52,11 @@ def classification_metrics(
     averages as in Sokolova and Lapalme, Inf. Process. Manag. 45, 2009.
     """
     classes = outputs.shape[1]
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
+        raise PerfkitError(
+            f"targets from {int(targets.min())} to {int(targets.max())} for {classes} outputs: "
+            f"classes have to be numbered from 0 to {classes - 1}"
+        )
     predicted = outputs.argmax(1)
     pairs = torch.bincount(targets * classes + predicted, minlength=classes**2)
     confusion: Counts = pairs.reshape(classes, classes).numpy()
@@ -109,4 +116,7 @@ def _floats(found: Any) -> dict[str, float]:
             "a workload's metrics have to return a dict of numbers by name, got "
             f"{type(found).__name__}"
         ) from None
+    taken = sorted(RESERVED & set(values))
+    if taken:
+        raise PerfkitError(f"a workload's metrics have a {taken[0]!r}; perfkit has one: rename it")
     return {name: value for name, value in values.items() if math.isfinite(value)}

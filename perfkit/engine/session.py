@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from perfkit.core.config import RUN_NAME, SessionConfig
 from perfkit.core.errors import PerfkitError
@@ -59,11 +60,12 @@ class Session:
         trace_steps: int,
         report: Report,
     ) -> None:
-        if not re.match(RUN_NAME, name):
+        if not re.fullmatch(RUN_NAME, str(name)):
             raise PerfkitError(
                 f"session {name!r}: a name has letters, digits and any of _ . + -, as in first-try"
             )
-        if warmup < 1 or steps < 1 or trace_steps < 0:
+        counts = (warmup, steps, trace_steps)
+        if not all(isinstance(n, int) for n in counts) or min(warmup, steps, trace_steps + 1) < 1:
             raise PerfkitError(
                 f"session {name!r}: warmup={warmup}, steps={steps}, trace_steps={trace_steps}: "
                 "at least 1 step of warm-up and 1 timed step are needed"
@@ -79,6 +81,7 @@ class Session:
         self._created_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._watching = True
         self._taken = 0
+        self._has_begun = False
         self._within_step = False
         self._mesh = Mesh(rank=0, world_size=1, devices=())  # until the first step
         self._cuda: list[torch.device] = []
@@ -90,7 +93,7 @@ class Session:
         self._blocks: list[Block] = []
         self._load: list[HostLoad] = []
         self._traced_s: list[float] = []
-        self._batch = 1
+        self._batches: set[int | None] = set()
         self._workers = 0
         self._data = DataFacts(
             name="own data",
@@ -102,8 +105,14 @@ class Session:
 
     def steps(self, loader: Iterable[T]) -> Iterator[T]:
         """Yield the batches of ``loader``; each turn of the loop is one step."""
+        if self._within_step:
+            raise PerfkitError(
+                f"session {self._name!r}: steps() was called within a step of another steps(); end "
+                "that loop first, or watch one loop only"
+            )
         batches = iter(loader)
-        if self._taken == 0 and self._watching:
+        if not self._has_begun:
+            self._has_begun = True
             self._begin(loader)
         while self._watching:
             recorder = self._recorder_of_step()
@@ -111,7 +120,6 @@ class Session:
                 with recorder.step():
                     with recorder.phase("data_wait"):
                         batch = next(batches)
-                    self._batch = _samples_in(batch) or self._batch
                     self._within_step = True
                     yield batch
                     self._within_step = False
@@ -119,6 +127,11 @@ class Session:
                 # No data are left, or the loop was left within a step: it was no whole one.
                 self._drop_step()
                 return
+            except BaseException:  # the loader's own
+                self._drop_step()
+                raise
+            if self._is_timed():
+                self._batches.add(_samples_in(batch))
             self._end_step(recorder)
         yield from batches
 
@@ -130,11 +143,9 @@ class Session:
 
     def close(self, *, failed: bool) -> None:
         """Write the Record, where anything was timed; every rank must call this."""
-        if not self._watching and self._mesh.world_size == 1:
-            return  # written when the last watched step was done
+        if not self._has_begun or (not self._watching and self._mesh.world_size == 1):
+            return  # nothing to write, or written when the last watched step was done
         self._watching = False
-        if self._taken == 0:
-            return
         if failed:
             # Peers of a failed rank may never come: keep what this rank has.
             self._mesh = Mesh(rank=self._mesh.rank, world_size=1, devices=self._mesh.devices)
@@ -256,7 +267,9 @@ class Session:
         taints = nsys_notices()
         traces: Traces | None = None
         wanted = WARMUP_STEPS + self._config.trace_steps
-        if self._config.trace_steps and len(self._traced_s) == wanted:
+        # Merging is for all ranks together: one that ended earlier has no trace to bring.
+        ended = gather(len(self._traced_s) == wanted, self._mesh)
+        if share(bool(ended) and all(ended), self._mesh) and self._config.trace_steps:
             traced = self._traced_s[WARMUP_STEPS:]
             traces = join_traces(self._path, self._mesh, folder, traced, ["step", "data_wait"])
         elif self._config.trace_steps:
@@ -278,6 +291,11 @@ class Session:
                 file=sys.stderr,
             )
             return
+        known = sorted(size for size in self._batches if size is not None)
+        if len(self._batches) != 1 or not known:
+            sizes = ", ".join(map(str, known)) or "unknown"
+            taints.append(f"samples of a timed step: {sizes}; samples/s are of the largest batch")
+        batch = max(known, default=1)
         timed = sum(len(block.steps) for block in blocks if block.rank == 0)
         if timed < MIN_STEPS:
             taints.append(f"{timed} timed steps are too few to trust (at least {MIN_STEPS})")
@@ -294,8 +312,8 @@ class Session:
             backend=dist.get_backend() if ranks > 1 else None,
             threads=threads,
             workers=self._workers,
-            local_batch=self._batch,
-            global_batch=self._batch * ranks,
+            local_batch=batch,
+            global_batch=batch * ranks,
             ceiling=float(ranks),
             time_to_first_step_s=first_step_s,
             warmup_step_s=self._warmup_s,
@@ -364,24 +382,25 @@ def _mesh(model: nn.Module | None) -> Mesh:
 
 def _new_folder(runs: Path, name: str) -> Path:
     """Make and return a folder of this name, or of the name with the next free number."""
-    number = 1
-    while True:
+    for number in itertools.count(1):
         folder = runs / (name if number == 1 else f"{name}-{number}")
         try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
+            runs.mkdir(parents=True, exist_ok=True)
+            if not folder.exists():
+                folder.mkdir()
+                return folder
         except OSError as error:
             raise PerfkitError(f"run folder {folder} cannot be made ({error.strerror})") from None
-        else:
-            return folder
+    raise AssertionError  # there is always a next number
 
 
 def _samples_in(batch: Any) -> int | None:
-    """Return the length of the first tensor in a batch, whatever it is nested in."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else None
-    values = batch.values() if isinstance(batch, dict) else batch
-    if not isinstance(values, Iterable) or isinstance(values, str | bytes):
+    """Return the length of the first tensor or array in a batch; None where there is none."""
+    shape = getattr(batch, "shape", None)
+    if shape is not None:
+        return int(shape[0]) if len(shape) else None
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if not isinstance(batch, list | tuple):  # whatever else there is may be read only once
         return None
-    return next((found for value in values if (found := _samples_in(value))), None)
+    return next((found for value in batch if (found := _samples_in(value))), None)

@@ -61,6 +61,7 @@ def started(
         local_world_size=place.local_world_size,
         gpu_count=torch.cuda.device_count(),
     )
+    precision_notices = _precision_notices(config, choice)
     config = resolve(
         config,
         layout,
@@ -71,7 +72,7 @@ def started(
     batch_sizes(config, layout.ranks)
     notices = (
         *choice.taints,
-        *_precision_notices(config, choice),
+        *precision_notices,
         *_worker_notices(config, place),
         *nsys_notices(),
     )

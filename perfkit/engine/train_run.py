@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -113,6 +114,7 @@ class TrainRun:
         self._notices = start.notices
         self._before: Cell | None = None  # as an earlier process left it
         self._skipped_in_a_row = 0
+        self._can_be_read = False  # what this process saves
         self._has_begun = False  # the first step of this process is trained under hooks
         self._created_at = datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -195,14 +197,38 @@ class TrainRun:
         self._created_at = record.created_at
         self.epochs = before.epochs[: checkpoint.epoch]
         self.resumed_after = [*before.resumed_after, checkpoint.epoch]
+        had, have = record.data, self.log.facts[0].data
+        if (had.samples_per_epoch, had.class_counts) != (have.samples_per_epoch, have.class_counts):
+            raise PerfkitError(
+                f"--resume {self.folder}: it began with {had.samples_per_epoch} samples an epoch "
+                f"of {had.name}, here are {have.samples_per_epoch} of {have.name}; a training goes "
+                "on with the data it began with"
+            )
         if self.mesh.rank != 0:
             return
+        self._note_change(record, checkpoint.epoch)
         self._before = kept = record.cells[0]
         self.log.blocks = [block for block in kept.blocks if block.round < checkpoint.epoch]
         self.log.load = [load for load in kept.load if load.round < checkpoint.epoch]
         self.log.memory = kept.memory
         if self.epochs and self._best().epoch == checkpoint.epoch:
             save_checkpoint(checkpoint, self.folder / FOLDER / BEST)
+
+    def _note_change(self, record: Record, epochs: int) -> None:
+        """Say where the epochs so far were trained under other conditions than the next ones."""
+        kept, config = record.cells[0], self.config
+        changes = {
+            "hardware": (record.environment.hardware, self._environment.hardware),
+            "devices": (kept.devices[0], [device.name for device in self.mesh.devices]),
+            "threads": (kept.threads, config.threads),
+            "loader workers": (kept.workers, config.workers),
+        }
+        told = [f"{name} {was} then {now}" for name, (was, now) in changes.items() if was != now]
+        if told:
+            self._notices = (
+                *self._notices,
+                f"epochs up to {epochs} ran under other conditions: {'; '.join(told)}",
+            )
 
     def _epoch(
         self, number: int, cell: RankCell, validation: Evaluator, listener: Listener
@@ -243,6 +269,9 @@ class TrainRun:
             self._save("interrupted")
             write_history(self.epochs, self.folder)
             save_checkpoint(checkpoint, self.folder / FOLDER / LAST)
+            if not self._can_be_read:
+                load_checkpoint(self.folder / FOLDER / LAST)  # now, not when all is trained
+                self._can_be_read = True
             if self._best().epoch == number:
                 save_checkpoint(checkpoint, self.folder / FOLDER / BEST)
 
@@ -309,14 +338,17 @@ class TrainRun:
         self, number: int, cell: RankCell, samples: list[StepSample], wall_s: float, cpu_s: float
     ) -> None:
         """Gather what the epoch cost on every rank."""
-        stride = math.ceil(len(samples) / MOST_SAMPLES)
+        # Drawn, not every so many-th: stalls of loader workers come at regular distances.
+        kept = sorted(
+            random.Random(number).sample(range(len(samples)), min(len(samples), MOST_SAMPLES))
+        )
         block = Block(
             round=number - 1,
             rank=self.mesh.rank,
             wall_s=wall_s,
             turn_cpu_s=cpu_s,
-            steps=samples[::stride],
-            taken=len(samples) if stride > 1 else None,
+            steps=[samples[index] for index in kept],
+            taken=len(samples) if len(kept) < len(samples) else None,
         )
         self.log.blocks += gather(block, self.mesh)
         peaks = gather(read_peak(cell.cuda), self.mesh)
@@ -331,6 +363,8 @@ class TrainRun:
             if monitor == "loss":
                 return epoch.validation.loss
             value = epoch.validation.metrics.get(monitor)
+            if value is None and any(monitor in e.validation.metrics for e in self.epochs):
+                return math.inf  # not defined in this epoch
             if value is None:
                 known = ", ".join(["loss", *epoch.validation.metrics])
                 raise PerfkitError(

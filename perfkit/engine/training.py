@@ -102,7 +102,7 @@ class Training:
                 outputs = model(inputs.to(self._input_device, non_blocking=True))
             outputs = self._autocast.exact(outputs)
             there = targets.to(self._output_device, non_blocking=True)
-            losses, weights = _checked(self._workload.loss(outputs, there))
+            losses, weights = _checked(self._workload.loss(outputs, there), len(targets))
             outcomes.append(Outcome(losses.cpu(), weights.cpu(), outputs.cpu(), targets))
         if self._staged is not None:
             self._staged.transfers.take()  # not those of a training step
@@ -176,7 +176,7 @@ class Training:
         DDP averages gradients over ranks; with this scale the average is the gradient of
         sum(w * l) / sum(w) over the global batch, whatever weight each rank's share has.
         """
-        losses, weights = _checked(self._workload.loss(outputs, targets))
+        losses, weights = _checked(self._workload.loss(outputs, targets), len(targets))
         total = weights.sum()
         world_size = self._mesh.world_size if communicate else 1
         if world_size > 1:
@@ -216,10 +216,12 @@ class Training:
         return self.moved.host_s
 
 
-def _checked(returned: object) -> tuple[Tensor, Tensor]:
+def _checked(returned: object, samples: int) -> tuple[Tensor, Tensor]:
     """Return the losses and weights of a workload; a mean that it took itself is refused."""
     match returned:
-        case (Tensor(ndim=1) as losses, Tensor() as weights) if losses.shape == weights.shape:
+        case (Tensor(ndim=1) as losses, Tensor() as weights) if (
+            losses.shape == weights.shape and len(losses) == samples
+        ):
             return losses, weights
     raise PerfkitError(
         "a workload's loss has to return (losses, weights), both [N], one for each sample: "

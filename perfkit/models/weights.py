@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from pydantic import BaseModel, PositiveFloat, ValidationError
 from torch import Tensor, nn
 
@@ -87,6 +88,20 @@ def load_weights(
     except (ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise PerfkitError(f"{where} ({reason})") from None
+    unfit = [
+        name
+        for name, tensor in state.items()
+        if tensor.layout is not torch.strided
+        or tensor.is_complex()
+        or tensor.is_meta
+        or tensor.is_quantized
+        or not bool(tensor.isfinite().all())
+    ]
+    if unfit:
+        raise PerfkitError(
+            f"{where} ({unfit[0]!r} is not a dense tensor of finite real numbers); save the "
+            "model's state_dict() anew"
+        )
     own = model.state_dict()
     optional = {name for name in own if name.endswith(_COUNTER)}
     head = {name for name in own if name.startswith(architecture.head)}

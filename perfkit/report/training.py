@@ -113,7 +113,8 @@ def findings(record: Record, training: TrainingResult) -> list[Line]:
         (
             "speed",
             f"{significant(speed.samples_per_s(cell))} samples/s in training, "
-            f"{duration(max(cell.time_to_first_step_s))} to the first step, "
+            f"{duration(max(cell.time_to_first_step_s))} to the first step"
+            f"{', correctness gate included' if record.gate is not None else ''}, "
             f"peak memory per rank {peak(cell)}",
         ),
     ]

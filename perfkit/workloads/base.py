@@ -102,10 +102,15 @@ def stages_of(workload: Workload, model: nn.Module) -> list[nn.Module] | None:
 
 def schedule_of(workload: Workload, optimizer: Optimizer) -> LRScheduler:
     """Return the workload's schedule; without one the learning rate stays as it is."""
-    from torch.optim.lr_scheduler import ConstantLR
+    from torch.optim.lr_scheduler import ConstantLR, LRScheduler, ReduceLROnPlateau
 
     own = getattr(workload, "schedule", None)
-    found: LRScheduler = ConstantLR(optimizer, factor=1.0) if own is None else own(optimizer)
+    found = ConstantLR(optimizer, factor=1.0) if own is None else own(optimizer)
+    if not isinstance(found, LRScheduler) or isinstance(found, ReduceLROnPlateau):
+        raise PerfkitError(
+            f"the workload's schedule has to return a schedule of torch that is stepped without a "
+            f"metric, got {type(found).__name__}"
+        )
     return found
 
 

@@ -129,10 +129,14 @@ def test_numbers_of_numpy_in_a_schedule_do_not_make_it_unreadable(tmp_path: Path
     saved = checkpoint_of(training_of(trainable.ThreeClasses(CONFIG)))
     saved.training["optimizer"]["param_groups"][0]["lr"] = np.float64(0.25)
     saved.training["schedule"]["_last_lr"] = [np.float32(0.25)]
+    saved.training["optimizer"]["param_groups"][0]["betas"] = (np.float64(0.5), 0.75)
+    saved.training["schedule"]["table"] = np.array([1.0, 2.0])
     save_checkpoint(saved, tmp_path / "last.pt")
     found = load_checkpoint(tmp_path / "last.pt").training
     assert found["optimizer"]["param_groups"][0]["lr"] == 0.25
     assert found["schedule"]["_last_lr"] == [0.25]
+    assert found["optimizer"]["param_groups"][0]["betas"] == (0.5, 0.75)
+    assert found["schedule"]["table"].tolist() == [1.0, 2.0]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_and_nothing_else(

@@ -138,3 +138,19 @@ def test_metrics_that_are_no_numbers_by_name_are_refused_in_one_line(returned: A
 def test_what_is_no_classifier_has_its_loss_alone(outputs: Tensor, targets: Tensor) -> None:
     assert metrics_of(Tiny(RunConfig()), outputs, targets) == ({}, [])
     assert set(metrics_of(Tiny(RunConfig()), OUTPUTS, TARGETS)[0]) >= {"accuracy", "f1"}
+
+
+@pytest.mark.parametrize("name", ["loss", "samples"])
+def test_a_metric_of_ones_own_cannot_take_a_name_that_perfkit_has(name: str) -> None:
+    class Own:
+        def metrics(self, outputs: Any, targets: Any) -> dict[str, float]:
+            return {name: 1.0}
+
+    with pytest.raises(PerfkitError, match=f"metrics have a '{name}'"):
+        metrics_of(Own(), torch.zeros(2, 2), torch.zeros(2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("targets", [[0, 3], [-1, 0]])
+def test_targets_that_are_no_class_are_refused(targets: list[int]) -> None:
+    with pytest.raises(PerfkitError, match="classes have to be numbered from 0 to 2"):
+        classification_metrics(torch.zeros(2, 3), torch.tensor(targets))

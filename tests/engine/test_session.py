@@ -243,6 +243,82 @@ def test_the_batch_is_counted_whatever_it_is_nested_in(
     assert record.data.samples_per_epoch is None  # a stream does not say
 
 
+def test_batches_that_can_be_read_only_once_reach_the_loop_whole(
+    session: Callable[..., Any], tmp_path: Path
+) -> None:
+    with session(trace_steps=0) as watched:
+        seen = [list(batch) for batch in watched.steps(iter(range(3)) for _ in range(20))]
+    assert seen == [[0, 1, 2]] * 20
+    record = read_record(tmp_path / "runs" / "own")
+    assert any("samples of a timed step: unknown" in taint for taint in record.taints)
+
+
+def test_batches_of_several_sizes_are_said(session: Callable[..., Any], tmp_path: Path) -> None:
+    with session(trace_steps=0) as watched:
+        for _ in watched.steps([torch.zeros(4)] * 13 + [torch.zeros(2)]):
+            pass
+    record = read_record(tmp_path / "runs" / "own")
+    assert record.cells[0].local_batch == 4
+    assert any("samples of a timed step: 2, 4;" in taint for taint in record.taints)
+
+
+def test_an_error_of_the_loader_is_the_one_that_is_seen(
+    session: Callable[..., Any], tmp_path: Path
+) -> None:
+    def stream() -> Iterator[Any]:
+        yield from [torch.zeros(4)] * 9
+        raise ZeroDivisionError
+
+    def loop() -> None:
+        with session() as watched:
+            for _ in watched.steps(stream()):
+                pass
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+    assert read_record(tmp_path / "runs" / "own").status == "incomplete"
+
+
+def test_a_loop_within_a_step_is_refused(session: Callable[..., Any]) -> None:
+    def nested() -> None:
+        with session() as watched:
+            for _ in watched.steps(loader()):
+                next(iter(watched.steps(loader())))
+
+    with pytest.raises(PerfkitError, match="within a step of another"):
+        nested()
+
+
+def test_a_folder_for_runs_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    runs = tmp_path / "gone"
+    runs.symlink_to(tmp_path / "unmounted" / "scratch")
+    settings: dict[str, Any] = {"model": None, "warmup": 1, "steps": 2, "trace_steps": 0}
+    watched = Session("own", runs=runs, report=lambda _: None, **settings)
+    with pytest.raises(PerfkitError, match="cannot be made"):
+        next(watched.steps(loader()))
+
+
+def uneven(mesh: Mesh) -> list[str]:
+    runs = Path(os.environ["SESSION_RUNS"])
+    watched = Session(
+        "own", model=None, runs=runs, warmup=1, steps=8, trace_steps=2, report=lambda _: None
+    )
+    with watch(watched):
+        train(watched, steps=20 - 10 * mesh.rank)  # rank 1 ends within its traced steps
+    return [str(watched.folder)]
+
+
+def test_ranks_that_end_at_different_steps_still_leave_one_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SESSION_RUNS", str(tmp_path / "runs"))
+    on_two_ranks(uneven, tmp_path)
+    record = read_record(tmp_path / "runs" / "own")
+    assert {block.rank for block in record.cells[0].blocks} == {0, 1}
+    assert record.traces is None
+    assert any("ended before its traced steps" in taint for taint in record.taints)
+
+
 def watched_on_a_rank(mesh: Mesh) -> list[str]:
     runs = Path(os.environ["SESSION_RUNS"])
     watched = Session(
@@ -293,7 +369,7 @@ def test_a_plain_script_prints_its_costs_and_can_be_compared(tmp_path: Path) -> 
         [sys.executable, "loop.py"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert "loop on 1 CPU rank (own loop)" in done.stdout
-    assert "20 timed steps of a loop of your own" in done.stdout
+    assert "20 timed steps in 4 rounds of a loop of your own" in done.stdout
     assert "the script went on" in done.stdout
     compared = subprocess.run(
         [sys.executable, "-m", "perfkit.compare", "runs/mine"],

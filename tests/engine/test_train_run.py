@@ -214,15 +214,13 @@ def test_a_model_that_switches_autocast_off_is_no_run_in_bf16(
     assert not RUN.exists()
 
 
-@pytest.mark.parametrize(
-    ("precision", "words"),
-    [("tf32", "tf32: is a format of NVIDIA GPUs"), ("fp16", "fp16: convolutions in fp16 on a CPU")],
-)
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
 def test_tf32_and_fp16_are_refused_by_name_on_a_cpu(
-    precision: str, words: str, capsys: pytest.CaptureFixture[str]
+    precision: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refused(capsys, "trainable:ThreeClasses", "--precision", precision)
-    assert told.startswith(f"--precision {words}")
+    assert told.startswith(f"--precision {precision}: ")
+    assert "CPU" in told
     assert told.endswith("use fp32 or bf16")
     assert not RUN.exists()
 

@@ -220,8 +220,17 @@ class Averaging(tiny.Tiny):
         return losses.mean()
 
 
-def test_a_loss_that_is_already_a_mean_is_refused() -> None:
-    workload = Averaging(CONFIG)
+class AveragingInOne(Averaging):
+    """Hides that in a tensor of one entry, beside a weight of the same shape."""
+
+    def loss(self, outputs: Any, targets: Any) -> Any:
+        mean = super().loss(outputs, targets)[None]
+        return mean, torch.ones_like(mean)
+
+
+@pytest.mark.parametrize("kind", [Averaging, AveragingInOne])
+def test_a_loss_that_is_already_a_mean_is_refused(kind: type[tiny.Tiny]) -> None:
+    workload = kind(CONFIG)
     batches = endless_batches(workload, CONFIG, ALONE, 4)
     training = Training(workload, workload.model(), batches, ALONE, steps_per_epoch=1)
     with pytest.raises(PerfkitError, match=r"has to return \(losses, weights\), both \[N\]"):

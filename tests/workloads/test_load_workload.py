@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
@@ -108,6 +109,17 @@ def test_schedule_and_clipping_may_be_left_out() -> None:
         schedule.step()
         assert optimizer.param_groups[0]["lr"] == 0.5
     assert clip_norm_of(Plain()) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [None, ReduceLROnPlateau])
+def test_a_schedule_that_cannot_be_stepped_by_itself_is_refused(given: object) -> None:
+    class Mine:
+        def schedule(self, optimizer: torch.optim.Optimizer) -> object:
+            return given and ReduceLROnPlateau(optimizer)
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    with pytest.raises(PerfkitError, match="stepped without a metric, got"):
+        schedule_of(Mine(), optimizer)  # type: ignore[arg-type]
 
 
 def test_an_import_error_of_several_lines_is_told_in_one(modules: Path) -> None:

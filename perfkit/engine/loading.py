@@ -119,4 +119,6 @@ def _loader(
 def _start_worker(_: int) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the rank's to answer
+    # A batch that a dead rank no longer reads is no error to print a traceback of.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     torch.set_num_threads(1)

@@ -300,6 +300,8 @@ class Session:
         if timed < MIN_STEPS:
             taints.append(f"{timed} timed steps are too few to trust (at least {MIN_STEPS})")
         ranks = self._mesh.world_size
+        # Of several ranks the others' CPU time would count as that of foreign processes.
+        load = self._load if ranks == 1 else []
         threads = torch.get_num_threads()
         words = f"{threads} thread{'s' if threads > 1 else ''}"
         cell = Cell(
@@ -322,10 +324,10 @@ class Session:
             stage_cost_s=[],
             crossings=None,
             blocks=blocks,
-            load=self._load,
+            load=load,
             memory=memory,
         )
-        taints += load_taints(cell.label, self._load)
+        taints += load_taints(cell.label, load)
         model = self._model
         record = Record(
             name=folder.name,

@@ -282,9 +282,11 @@ def test_a_command_that_does_not_exist_leaves_nothing_behind(tmp_path: Path) -> 
 
 def start_parent(command: list[str], tmp_path: Path, settings: str = "") -> subprocess.Popen[str]:
     """Start run_ranks(command) in a process of its own, and wait until both ranks are up."""
+    # Under nohup the tests ignore SIGHUP, and so would whatever they start.
     code = f"""
-import sys
+import signal, sys
 from perfkit.launch import spawn
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 {settings}
 try:
     spawn.run_ranks({command!r}, ranks=2, threads=1)

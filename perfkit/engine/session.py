@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 import psutil
@@ -93,7 +94,7 @@ class Session:
         self._blocks: list[Block] = []
         self._load: list[HostLoad] = []
         self._traced_s: list[float] = []
-        self._batches: set[int | None] = set()
+        self._batches: list[int | None] = []  # samples of every timed step
         self._workers = 0
         self._data = DataFacts(
             name="own data",
@@ -131,7 +132,7 @@ class Session:
                 self._drop_step()
                 raise
             if self._is_timed():
-                self._batches.add(_samples_in(batch))
+                self._batches.append(_samples_in(batch))
             self._end_step(recorder)
         yield from batches
 
@@ -291,11 +292,11 @@ class Session:
                 file=sys.stderr,
             )
             return
-        known = sorted(size for size in self._batches if size is not None)
-        if len(self._batches) != 1 or not known:
-            sizes = ", ".join(map(str, known)) or "unknown"
-            taints.append(f"samples of a timed step: {sizes}; samples/s are of the largest batch")
-        batch = max(known, default=1)
+        known = [size for size in self._batches if size is not None]
+        if len(set(self._batches)) != 1 or not known:
+            sizes = ", ".join(map(str, sorted(set(known)))) or "unknown"
+            taints.append(f"samples of a timed step: {sizes}; samples/s are of their rounded mean")
+        batch = max(round(fmean(known)), 1) if known else 1
         timed = sum(len(block.steps) for block in blocks if block.rank == 0)
         if timed < MIN_STEPS:
             taints.append(f"{timed} timed steps are too few to trust (at least {MIN_STEPS})")

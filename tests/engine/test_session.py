@@ -255,11 +255,12 @@ def test_batches_that_can_be_read_only_once_reach_the_loop_whole(
 
 def test_batches_of_several_sizes_are_said(session: Callable[..., Any], tmp_path: Path) -> None:
     with session(trace_steps=0) as watched:
-        for _ in watched.steps([torch.zeros(4)] * 13 + [torch.zeros(2)]):
+        # Two of warm-up, then three of 8 and nine of 4 are timed.
+        for _ in watched.steps([torch.zeros(8)] * 5 + [torch.zeros(4)] * 9):
             pass
     record = read_record(tmp_path / "runs" / "own")
-    assert record.cells[0].local_batch == 4
-    assert any("samples of a timed step: 2, 4;" in taint for taint in record.taints)
+    assert record.cells[0].local_batch == 5
+    assert any("samples of a timed step: 4, 8;" in taint for taint in record.taints)
 
 
 def test_an_error_of_the_loader_is_the_one_that_is_seen(

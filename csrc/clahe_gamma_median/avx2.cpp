@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "../color/tables.h"
+#include "counts.h"
 #include "rows.h"
 #include "shuffles.h"
 
@@ -28,6 +29,13 @@ inline __m256i load(const void* from) {
 }
 inline void store(void* to, __m256i value) {
   _mm256_storeu_si256(static_cast<__m256i*>(to), value);
+}
+// At most n bytes.
+inline void store_first(int64_t n, uint8_t* to, __m256i value) {
+  if (n >= kLanes) return store(to, value);
+  alignas(32) uint8_t bytes[kLanes];
+  store(bytes, value);
+  std::memcpy(to, bytes, static_cast<std::size_t>(n));
 }
 inline __m128i load_lane(const void* from) {
   return _mm_loadu_si128(static_cast<const __m128i*>(from));
@@ -146,9 +154,9 @@ void f_to_lab(const WordRow f[3], int64_t from, int64_t n, uint8_t* const lab[3]
       a[half] = chroma(fx, fy, 500);
       b[half] = chroma(fy, fz, 200);
     }
-    store(lab[0] + from + x, in_order(_mm256_packus_epi16(l[0], l[1])));
-    store(lab[1] + from + x, in_order(_mm256_packus_epi16(a[0], a[1])));
-    store(lab[2] + from + x, in_order(_mm256_packus_epi16(b[0], b[1])));
+    store_first(n - x, lab[0] + from + x, in_order(_mm256_packus_epi16(l[0], l[1])));
+    store_first(n - x, lab[1] + from + x, in_order(_mm256_packus_epi16(a[0], a[1])));
+    store_first(n - x, lab[2] + from + x, in_order(_mm256_packus_epi16(b[0], b[1])));
   }
 }
 
@@ -271,34 +279,31 @@ inline __m256i prefix_sums(__m256i value) {
   return _mm256_add_epi32(value, _mm256_blend_epi32(_mm256_setzero_si256(), of_low, 0xf0));
 }
 
-void map(uint32_t* counts, int limit, float scale, uint8_t* mapping) {
-  if (limit > 0) {
-    const __m256i highest = _mm256_set1_epi32(limit);
-    __m256i cut = _mm256_setzero_si256();
-    for (int bin = 0; bin < 256; bin += 8) {
-      const __m256i count = load(counts + bin), clipped = _mm256_min_epu32(count, highest);
-      cut = _mm256_add_epi32(cut, _mm256_sub_epi32(count, clipped));
-      store(counts + bin, clipped);
-    }
-    alignas(32) int sums[8];
-    store(sums, prefix_sums(cut));
-    const int share = sums[7] / 256, rest = sums[7] % 256;
-    for (int bin = 0; bin < 256; bin += 8) {
-      store(counts + bin, _mm256_add_epi32(load(counts + bin), _mm256_set1_epi32(share)));
-    }
-    const int step = rest > 0 ? 256 / rest : 1;
-    for (int i = 0; i < rest; ++i) ++counts[i * step];
+void map(const uint32_t* counts, int limit, float scale, uint8_t* mapping) {
+  alignas(32) uint32_t bins[256];
+  const __m256i highest = _mm256_set1_epi32(limit > 0 ? limit : -1);  // unsigned: the greatest
+  __m256i cut = _mm256_setzero_si256();
+  for (int bin = 0; bin < 256; bin += 8) {
+    const __m256i count = load(counts + bin), clipped = _mm256_min_epu32(count, highest);
+    cut = _mm256_add_epi32(cut, _mm256_sub_epi32(count, clipped));
+    store(bins + bin, clipped);
   }
+  alignas(32) int sums_of_cut[8];
+  store(sums_of_cut, prefix_sums(cut));
+  const int share = sums_of_cut[7] / 256, rest = sums_of_cut[7] % 256;
+  const int step = rest > 0 ? 256 / rest : 1;
+  for (int i = 0; i < rest; ++i) ++bins[i * step];
+
   __m256i before = _mm256_setzero_si256();
   for (int bin = 0; bin < 256; bin += 8) {
-    const __m256i sums = _mm256_add_epi32(prefix_sums(load(counts + bin)), before);
+    const __m256i count = _mm256_add_epi32(load(bins + bin), _mm256_set1_epi32(share));
+    const __m256i sums = _mm256_add_epi32(prefix_sums(count), before);
     before = _mm256_permutevar8x32_epi32(sums, _mm256_set1_epi32(7));
     const __m256i value =
         _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale)));
-    const __m256i packed = in_order(_mm256_packus_epi32(value, value));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(mapping + bin),
-                     _mm_packus_epi16(_mm256_castsi256_si128(packed),
-                                      _mm256_castsi256_si128(packed)));
+    const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(value),
+                                            _mm256_extracti128_si256(value, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(mapping + bin), _mm_packus_epi16(packed, packed));
   }
 }
 
@@ -348,7 +353,12 @@ void blend(const BlendRows& block) {
             _mm256_add_ps(_mm256_mul_ps(top, upper), _mm256_mul_ps(bottom, lower)));
         const __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(value),
                                               _mm256_extracti128_si256(value, 1));
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(out + x), _mm_packus_epi16(half, half));
+        const int64_t eight = _mm_cvtsi128_si64(_mm_packus_epi16(half, half));
+        if (cell.end - x >= 8) {
+          std::memcpy(out + x, &eight, 8);
+        } else {
+          std::memcpy(out + x, &eight, static_cast<std::size_t>(cell.end - x));
+        }
       }
     }
   }
@@ -360,14 +370,14 @@ inline __m256i median_of_3(__m256i a, __m256i b, __m256i c) {
   return _mm256_max_epu8(_mm256_min_epu8(a, b), _mm256_min_epu8(_mm256_max_epu8(a, b), c));
 }
 
-void median(const uint8_t* const rows[3], uint8_t* out, int64_t n) {
+void median(const uint8_t* middle, int64_t stride, uint8_t* out, int64_t n) {
   // Columns of three are sorted once and read three times.
   alignas(32) uint8_t sorted[3][kChunk + 2 * kLanes];
   for (int64_t from = 0; from < n; from += kChunk) {
     const int64_t count = n - from < kChunk ? n - from : kChunk;
     for (int64_t x = 0; x < count + 2; x += kLanes) {
-      const int64_t at = from + x - 1;
-      const __m256i a = load(rows[0] + at), b = load(rows[1] + at), c = load(rows[2] + at);
+      const uint8_t* at = middle + from + x - 1;
+      const __m256i a = load(at - stride), b = load(at), c = load(at + stride);
       const __m256i less = _mm256_min_epu8(a, b), more = _mm256_max_epu8(a, b);
       store(sorted[0] + x, _mm256_min_epu8(less, c));
       store(sorted[1] + x, _mm256_max_epu8(less, _mm256_min_epu8(more, c)));
@@ -386,6 +396,6 @@ void median(const uint8_t* const rows[3], uint8_t* out, int64_t n) {
 
 }  // namespace
 
-const Rows kAvx2Rows = {split, to_lab, map, blend, prepare, to_rgb, look_up, median, join};
+const Rows kAvx2Rows = {split, to_lab, count, map, blend, prepare, to_rgb, look_up, median, join};
 
 }  // namespace perfkit::clahe_gamma_median

@@ -39,7 +39,7 @@ inline __m512i prefix_sums(__m512i value) {
   return _mm512_add_epi32(value, _mm512_alignr_epi32(value, zero, 8));
 }
 
-void map(std::uint32_t* counts, int limit, float scale, uint8_t* mapping) {
+void map(const std::uint32_t* counts, int limit, float scale, uint8_t* mapping) {
   __m512i bins[16];
   for (int i = 0; i < 16; ++i) bins[i] = load(counts + 16 * i);
   if (limit > 0) {
@@ -67,14 +67,20 @@ void map(std::uint32_t* counts, int limit, float scale, uint8_t* mapping) {
 }
 
 // 16 pixels; corners: of the tiles top left, top right, bottom left, bottom right.
-inline __m128i blended(const __m512 corners[4], __m512 right, __m512 lower) {
+inline __m512i blended(const __m512 corners[4], __m512 right, __m512 lower) {
   const __m512 one = _mm512_set1_ps(1.0f);
   const __m512 left = _mm512_sub_ps(one, right), upper = _mm512_sub_ps(one, lower);
   const __m512 top = _mm512_add_ps(_mm512_mul_ps(corners[0], left), _mm512_mul_ps(corners[1], right));
   const __m512 bottom =
       _mm512_add_ps(_mm512_mul_ps(corners[2], left), _mm512_mul_ps(corners[3], right));
   const __m512 value = _mm512_add_ps(_mm512_mul_ps(top, upper), _mm512_mul_ps(bottom, lower));
-  return _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(value));
+  return _mm512_cvtps_epi32(value);
+}
+
+// The first n of 16 dwords, as bytes.
+inline void store_bytes(int64_t n, uint8_t* to, __m512i value) {
+  const __mmask16 mask = n >= 16 ? 0xffff : static_cast<__mmask16>((1 << n) - 1);
+  _mm512_mask_cvtusepi32_storeu_epi8(to, mask, value);
 }
 
 #ifdef __AVX512VBMI__
@@ -84,8 +90,7 @@ inline __m512 floats(const uint8_t* bytes) {
       _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes))));
 }
 
-// One cell; a vector holds 64 / kRows pixels of each of kRows rows. Writes beyond the cell are
-// overwritten by the cells to the right of it.
+// One cell; a vector holds 64 / kRows pixels of each of kRows rows.
 template <int kRows>
 void blend_cell(const BlendRows& block, const Cell& cell) {
   constexpr int kGroups = 4 / kRows;  // of 16 pixels in a row
@@ -117,9 +122,10 @@ void blend_cell(const BlendRows& block, const Cell& cell) {
         const int64_t at = x + 16 * (group % kGroups), y = rows[group / kGroups];
         const __m512 around[4] = {floats(values[0] + 16 * group), floats(values[1] + 16 * group),
                                   floats(values[2] + 16 * group), floats(values[3] + 16 * group)};
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(block.out + y * block.stride + at),
-                         blended(around, _mm512_loadu_ps(block.right_weights + at),
-                                 _mm512_set1_ps(block.lower_weights[y])));
+        if (at >= cell.end) continue;
+        store_bytes(cell.end - at, block.out + y * block.stride + at,
+                    blended(around, _mm512_loadu_ps(block.right_weights + at),
+                            _mm512_set1_ps(block.lower_weights[y])));
       }
     }
   }
@@ -188,9 +194,8 @@ void blend(const BlendRows& block) {
         const __m512i value = load(values);
         const __m512 around[4] = {corner(value, 0), corner(value, 8), corner(value, 16),
                                   corner(value, 24)};
-        _mm_storeu_si128(
-            reinterpret_cast<__m128i*>(out + x),
-            blended(around, _mm512_loadu_ps(block.right_weights + x), lower));
+        store_bytes(cell.end - x, out + x,
+                    blended(around, _mm512_loadu_ps(block.right_weights + x), lower));
       }
     }
   }
@@ -204,14 +209,14 @@ inline __m512i median_of_3(__m512i a, __m512i b, __m512i c) {
   return _mm512_max_epu8(_mm512_min_epu8(a, b), _mm512_min_epu8(_mm512_max_epu8(a, b), c));
 }
 
-void median(const uint8_t* const rows[3], uint8_t* out, int64_t n) {
+void median(const uint8_t* middle, int64_t stride, uint8_t* out, int64_t n) {
   // Columns of three are sorted once and read three times.
   alignas(64) uint8_t sorted[3][kChunk + 2 * kBlock];
   for (int64_t from = 0; from < n; from += kChunk) {
     const int64_t count = n - from < kChunk ? n - from : kChunk;
     for (int64_t x = 0; x < count + 2; x += kBlock) {
-      const int64_t at = from + x - 1;
-      const __m512i a = load(rows[0] + at), b = load(rows[1] + at), c = load(rows[2] + at);
+      const uint8_t* at = middle + from + x - 1;
+      const __m512i a = load(at - stride), b = load(at), c = load(at + stride);
       const __m512i less = _mm512_min_epu8(a, b), more = _mm512_max_epu8(a, b);
       const __m512i rest = _mm512_min_epu8(more, c);
       store(sorted[0] + x, _mm512_min_epu8(less, c));

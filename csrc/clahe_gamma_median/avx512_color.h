@@ -72,6 +72,8 @@ void join(const uint8_t* const planes[3], uint8_t* rgb, int64_t n) {
   }
 }
 
+constexpr WordEntries kLinear(color::kLinear), kY(color::kY), kFy(color::kFy);
+
 // --- RGB -> Lab -------------------------------------------------------------------------------
 
 // Words in the order of `Words`: [chunk / 64][low, high][32].
@@ -85,7 +87,7 @@ struct alignas(64) WordRow {
 };
 
 void to_linear(const uint8_t* const rgb[3], int64_t from, int64_t n, WordRow linear[3]) {
-  const WordTable table(color::kLinear);
+  const WordTable table(kLinear);
   for (int64_t x = 0; x < n; x += kBlock) {
     for (int c = 0; c < 3; ++c) linear[c].put(x, table(load(rgb[c] + from + x)));
   }
@@ -136,9 +138,9 @@ void f_to_lab(const WordRow f[3], int64_t from, int64_t n, uint8_t* const lab[3]
       a[half] = chroma(fx, fy, 500);
       b[half] = chroma(fy, fz, 200);
     }
-    store(lab[0] + from + x, _mm512_packus_epi16(l[0], l[1]));
-    store(lab[1] + from + x, _mm512_packus_epi16(a[0], a[1]));
-    store(lab[2] + from + x, _mm512_packus_epi16(b[0], b[1]));
+    store_first(n - x, lab[0] + from + x, _mm512_packus_epi16(l[0], l[1]));
+    store_first(n - x, lab[1] + from + x, _mm512_packus_epi16(a[0], a[1]));
+    store_first(n - x, lab[2] + from + x, _mm512_packus_epi16(b[0], b[1]));
   }
 }
 
@@ -206,7 +208,7 @@ inline void lab_to_xyz(__m512i y, __m512i fy, __m512i a, __m512i b, uint16_t* xy
 }
 
 void to_xyz(const uint8_t* const lab[3], int64_t from, int64_t n, PairRow& row) {
-  const WordTable y_table(color::kY), f_table(color::kFy);
+  const WordTable y_table(kY), f_table(kFy);
   for (int64_t x = 0; x < n; x += kBlock) {
     const __m512i l = load(lab[0] + from + x);
     const Words y = y_table(l), fy = f_table(l);

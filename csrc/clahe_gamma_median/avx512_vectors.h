@@ -25,6 +25,11 @@ constexpr int64_t kChunk = 512;  // pixels whose intermediate values stay in the
 
 inline __m512i load(const void* from) { return _mm512_loadu_si512(from); }
 inline void store(void* to, __m512i value) { _mm512_storeu_si512(to, value); }
+// At most n bytes.
+inline void store_first(int64_t n, uint8_t* to, __m512i value) {
+  if (n >= 64) return store(to, value);
+  _mm512_mask_storeu_epi8(to, (1ULL << n) - 1, value);
+}
 inline __m512i words(int value) { return _mm512_set1_epi16(static_cast<short>(value)); }
 inline __m512i dwords(int value) { return _mm512_set1_epi32(value); }
 // Pairs of words: `low` where multiplied with the first of a pair.
@@ -51,21 +56,28 @@ inline Words widened(__m512i bytes) {
   return {_mm512_unpacklo_epi8(bytes, zero), _mm512_unpackhi_epi8(bytes, zero)};
 }
 
+// A table of 256 words as the registers of WordTable hold it: low bytes before high ones, or words.
+struct alignas(64) WordEntries {
+  constexpr explicit WordEntries(const uint16_t (&table)[256]) {
+    for (int i = 0; i < 256; ++i) {
+#ifdef __AVX512VBMI__
+      bytes[i] = static_cast<uint8_t>(table[i]);
+      bytes[256 + i] = static_cast<uint8_t>(table[i] >> 8);
+#else
+      bytes[2 * i] = static_cast<uint8_t>(table[i]);
+      bytes[2 * i + 1] = static_cast<uint8_t>(table[i] >> 8);
+#endif
+    }
+  }
+
+  uint8_t bytes[512]{};
+};
+
 // A table of 256 words, by byte.
 class WordTable {
  public:
-  explicit WordTable(const uint16_t* table) {
-#ifdef __AVX512VBMI__
-    alignas(64) uint8_t low[256], high[256];
-    for (int i = 0; i < 256; ++i) {
-      low[i] = static_cast<uint8_t>(table[i]);
-      high[i] = static_cast<uint8_t>(table[i] >> 8);
-    }
-    for (int i = 0; i < 4; ++i) part_[i] = load(low + 64 * i);
-    for (int i = 0; i < 4; ++i) part_[4 + i] = load(high + 64 * i);
-#else
-    for (int i = 0; i < 8; ++i) part_[i] = load(table + 32 * i);
-#endif
+  explicit WordTable(const WordEntries& entries) {
+    for (int i = 0; i < 8; ++i) part_[i] = load(entries.bytes + 64 * i);
   }
 
   Words operator()(__m512i bytes) const {

@@ -1,7 +1,8 @@
 // The operator from end to end, on the loops of whichever instruction set is chosen.
 //
-// An image is converted to planes of L, a and b and its tiles are counted; then rows are blended,
-// converted back and filtered, three at a time. Images run side by side; where there are fewer of
+// An image is converted to planes of L, a and b and its tiles are counted; then it is blended,
+// converted back and filtered, a few rows at a time. Rows lie one after the other without gaps, so
+// that the loops run over all of them at once. Images run side by side; where there are fewer of
 // them than threads, an image is cut into ranges of rows.
 #include <algorithm>
 #include <cstring>
@@ -20,9 +21,8 @@ namespace {
 using std::int64_t;
 using std::uint8_t;
 
-constexpr int64_t kBlendedRows = 16;       // that stay in the first level cache until used
-constexpr int64_t kKeptBytes = 64 << 20;   // of workspace, from call to call
-constexpr int kPartialCounts = 4;
+constexpr int64_t kBatchPixels = 4096;    // that stay in the first level cache until used
+constexpr int64_t kKeptBytes = 64 << 20;  // of workspace, from call to call
 
 const Rows& rows_of(Isa isa) {
   switch (isa) {
@@ -69,12 +69,12 @@ class Workspace {
   int64_t size_ = 0;
 };
 
-thread_local Workspace image_workspace, rows_workspace;
+thread_local Workspace image_workspace, convert_workspace, finish_workspace;
 
 // What is the same for all images of a batch.
 struct Plan {
   Plan(const Source& source, const Parameters& parameters, const Rows& rows)
-      : width(source.width), height(source.height), stride(whole_blocks(width) + 2 * kBlock) {
+      : width(source.width), height(source.height) {
     const bool extend = extends(height, width, parameters.rows, parameters.columns);
     across = axis_of(width, parameters.columns, extend);
     down = axis_of(height, parameters.rows, extend);
@@ -83,6 +83,7 @@ struct Plan {
     const int64_t area = across.tile_px * down.tile_px;
     limit = clip_count(parameters.clip_limit, area);
     scale = mapping_scale(area);
+    batch_rows = std::max<int64_t>(kBatchPixels / width, 2);
     rows.prepare(parameters.table, prepared);
   }
 
@@ -103,12 +104,12 @@ struct Plan {
   }
 
   int64_t width, height;
-  int64_t stride;  // of a row in the workspace, with a block on either side
   Axis across{}, down{};
   std::vector<Cell> cells, row_cells;
   std::vector<float> right_weights, lower_weights;
   int limit = 0;
   float scale = 0;
+  int64_t batch_rows = 0;
   alignas(kBlock) uint8_t prepared[kPreparedBytes];  // of the table
 };
 
@@ -116,7 +117,7 @@ struct Plan {
 class Image {
  public:
   Image(const Source& source, const Target& target, const Parameters& parameters, const Plan& plan,
-        const Rows& rows, int64_t index)
+        const Rows& rows, int64_t index, int64_t kept_rows)
       : source_(source),
         target_(target),
         table_(parameters.table),
@@ -124,30 +125,36 @@ class Image {
         rows_(rows),
         in_(source.data + index * source.image_stride),
         out_offset_(index * target.image_stride),
-        channels_(static_cast<int>(source.channels)) {
-    const int64_t plane = plan.stride * plan.height;
+        channels_(static_cast<int>(source.channels)),
+        kept_rows_(kept_rows) {
+    const int64_t plane = whole_blocks(plan.width * kept_rows) + kBlock;
     const int64_t mappings = plan.across.tiles * plan.down.tiles * kBins;
     uint8_t* memory = image_workspace.at_least(channels_ * plane + mappings);
     mappings_ = memory;
-    for (int c = 0; c < channels_; ++c) planes_[c] = memory + mappings + c * plane + kBlock;
+    for (int c = 0; c < channels_; ++c) planes_[c] = memory + mappings + c * plane;
   }
 
   ~Image() { image_workspace.release_excess(); }
   Image(const Image&) = delete;
   Image& operator=(const Image&) = delete;
 
+  // How many rows from y on lie one after the other in the planes.
+  int64_t rows_in_line(int64_t y) const { return kept_rows_ - y % kept_rows_; }
+
   // Fills rows [begin, end) of the planes.
   void convert(int64_t begin, int64_t end) const {
-    uint8_t* memory = rows_workspace.at_least(3 * plan_.stride);
-    uint8_t* const rgb[3] = {memory, memory + plan_.stride, memory + 2 * plan_.stride};
-    for (int64_t y = begin; y < end; ++y) {
-      if (channels_ == 1) {
-        read_channel(y, 0, plane_row(0, y));
-      } else {
-        uint8_t* const lab[3] = {plane_row(0, y), plane_row(1, y), plane_row(2, y)};
-        read_row(y, rgb);
-        rows_.to_lab(rgb, lab, plan_.width);
-      }
+    if (channels_ == 1) {
+      for (int64_t y = begin; y < end; ++y) read_channel(y, 0, plane_row(0, y));
+      return;
+    }
+    const int64_t room = whole_blocks(plan_.batch_rows * plan_.width) + kBlock;
+    uint8_t* memory = convert_workspace.at_least(3 * room);
+    uint8_t* const rgb[3] = {memory, memory + room, memory + 2 * room};
+    for (int64_t y = begin, rows; y < end; y += rows) {
+      rows = std::min({plan_.batch_rows, end - y, rows_in_line(y)});
+      uint8_t* const lab[3] = {plane_row(0, y), plane_row(1, y), plane_row(2, y)};
+      read(y, rows, rgb);
+      rows_.to_lab(rgb, lab, rows * plan_.width);
     }
   }
 
@@ -160,56 +167,81 @@ class Image {
           plane_row(0, reflected(tile_row * down.tile_px + i, plan_.height));
     }
     for (int64_t tile = 0; tile < across.tiles; ++tile) {
-      alignas(64) std::uint32_t counts[kBins];
+      alignas(kBlock) std::uint32_t counts[kBins] = {};
       const int64_t begin = tile * across.tile_px, end = begin + across.tile_px;
-      count(rows, begin, end, counts);
-      rows_.map(counts, plan_.limit, plan_.scale, mapping(tile_row, tile));
+      const int64_t inside = std::min(end, plan_.width);
+      rows_.count(rows.data(), down.tile_px, begin, inside, counts);
+      for (int64_t x = std::max(begin, inside); x < end; ++x) {
+        for (const uint8_t* row : rows) ++counts[row[reflected(x, plan_.width)]];
+      }
+      rows_.map(counts, plan_.limit, plan_.scale,
+                mappings_ + (tile_row * across.tiles + tile) * kBins);
     }
   }
 
-  // Writes rows [begin, end) of the result.
-  void finish(int64_t begin, int64_t end) const {
-    const int64_t stride = plan_.stride;
-    uint8_t* memory = rows_workspace.at_least((kBlendedRows + 4 * channels_) * stride);
-    uint8_t* blended = memory + kBlock;
-    uint8_t* ring = blended + kBlendedRows * stride;      // [3, channels]: rows before the median
-    uint8_t* filtered = ring + 3 * channels_ * stride;    // [channels]
-    const auto ring_row = [&](int64_t y, int c) { return ring + (y % 3 * channels_ + c) * stride; };
+  int channels() const { return channels_; }
 
-    const int64_t last = plan_.height - 1;
-    const int64_t first_row = std::max<int64_t>(begin - 1, 0);
-    const int64_t end_row = std::min(end + 1, plan_.height);
-    const Cell* cell = plan_.row_cells.data();
-    int64_t blended_begin = first_row, blended_end = first_row;
-    for (int64_t y = first_row; y < end_row; ++y) {
-      if (y == blended_end) {
-        while (cell->end <= y) ++cell;
-        blended_begin = y;
-        blended_end = std::min({cell->end, end_row, y + kBlendedRows});
-        blend(*cell, blended_begin, blended_end, blended);
-      }
-      const uint8_t* lightness = blended + (y - blended_begin) * stride;
-      uint8_t* rgb[3] = {ring_row(y, 0), ring_row(y, 1 % channels_), ring_row(y, 2 % channels_)};
-      if (channels_ == 1) {
-        rows_.look_up(table_, lightness, rgb[0], plan_.width);
-      } else {
-        const uint8_t* const lab[3] = {lightness, plane_row(1, y), plane_row(2, y)};
-        rows_.to_rgb(lab, plan_.prepared, rgb, plan_.width);
-      }
-      for (int c = 0; c < channels_; ++c) {
-        rgb[c][-1] = rgb[c][0];
-        rgb[c][plan_.width] = rgb[c][plan_.width - 1];
-      }
-      if (y > begin) filter(y - 1, y, ring_row, filtered);
+  // Rows of planes, all of one cell row -> blended lightness.
+  void blend(const Cell& cell, int64_t y, int64_t rows, uint8_t* blended) const {
+    const int64_t row_of_tiles = plan_.across.tiles * kBins;
+    rows_.blend({plane_row(0, y), blended, plan_.width, rows, mappings_ + cell.left * row_of_tiles,
+                 mappings_ + cell.right * row_of_tiles, plan_.cells.data(),
+                 static_cast<int64_t>(plan_.cells.size()), plan_.right_weights.data(),
+                 plan_.lower_weights.data() + y});
+  }
+
+  // Blended lightness -> channels after the table.
+  void unmap(int64_t y, int64_t rows, const uint8_t* blended, uint8_t* const rgb[3]) const {
+    if (channels_ == 1) {
+      rows_.look_up(table_, blended, rgb[0], rows * plan_.width);
+    } else {
+      const uint8_t* const lab[3] = {blended, plane_row(1, y), plane_row(2, y)};
+      rows_.to_rgb(lab, plan_.prepared, rgb, rows * plan_.width);
     }
-    if (end - 1 == last) filter(last, last, ring_row, filtered);
+  }
+
+  // The median of rows that have a row above and below them.
+  void filter(const uint8_t* in, int64_t rows, uint8_t* out) const {
+    const int64_t width = plan_.width;
+    rows_.median(in, width, out, rows * width);
+    // At the ends of a row that took the neighbours of other rows: there the edge repeats.
+    for (; rows > 0; --rows, in += width, out += width) {
+      const auto column = [&](int64_t x) { return sorted(in[x - width], in[x], in[x + width]); };
+      const Column<uint8_t> left = column(0), right = column(width - 1);
+      out[0] = median_of_columns(left, left, column(std::min<int64_t>(1, width - 1)));
+      out[width - 1] = median_of_columns(column(std::max<int64_t>(width - 2, 0)), right, right);
+    }
+  }
+
+  // Filtered rows -> the result.
+  void write(int64_t y, int64_t rows, const uint8_t* const planes[3]) const {
+    const int64_t width = plan_.width;
+    const bool interleaved =
+        channels_ == 3 && target_.channel_stride == 1 && target_.column_stride == 3;
+    if (target_.element == Element::u8 && interleaved && target_.row_stride == 3 * width) {
+      return rows_.join(planes, out_row<uint8_t>(y), rows * width);
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      const uint8_t* row[3];
+      for (int c = 0; c < channels_; ++c) row[c] = planes[c] + i * width;
+      switch (target_.element) {
+        case Element::u8:
+          write_bytes(y + i, row, interleaved);
+          break;
+        case Element::f32:
+          write_values<std::uint32_t>(y + i, row);
+          break;
+        case Element::f16:
+        case Element::bf16:
+          write_values<std::uint16_t>(y + i, row);
+          break;
+      }
+    }
   }
 
  private:
-  uint8_t* plane_row(int plane, int64_t y) const { return planes_[plane] + y * plan_.stride; }
-
-  uint8_t* mapping(int64_t tile_row, int64_t tile) const {
-    return mappings_ + (tile_row * plan_.across.tiles + tile) * kBins;
+  uint8_t* plane_row(int plane, int64_t y) const {
+    return planes_[plane] + y % kept_rows_ * plan_.width;
   }
 
   void read_channel(int64_t y, int channel, uint8_t* plane) const {
@@ -221,87 +253,47 @@ class Image {
     }
   }
 
-  void read_row(int64_t y, uint8_t* const rgb[3]) const {
-    if (source_.channel_stride == 1 && source_.column_stride == 3) {
-      rows_.split(in_ + y * source_.row_stride, rgb, plan_.width);
-    } else {
-      for (int c = 0; c < 3; ++c) read_channel(y, c, rgb[c]);
+  void read(int64_t y, int64_t rows, uint8_t* const rgb[3]) const {
+    const int64_t width = plan_.width;
+    const bool interleaved = source_.channel_stride == 1 && source_.column_stride == 3;
+    if (interleaved && source_.row_stride == 3 * width) {
+      return rows_.split(in_ + y * source_.row_stride, rgb, rows * width);
     }
-  }
-
-  // Counts the pixels of columns [begin, end) of the rows; columns beyond the image are reflected.
-  void count(const std::vector<const uint8_t*>& rows, int64_t begin, int64_t end,
-             std::uint32_t* counts) const {
-    // Equal pixels side by side would each wait for the sum before: they go to different counts.
-    alignas(64) std::uint32_t partial[kPartialCounts][kBins] = {};
-    const int64_t inside = std::min(end, plan_.width);
-    for (const uint8_t* row : rows) {
-      int64_t x = begin;
-      for (; x + 8 <= inside; x += 8) {
-        std::uint64_t pixels;
-        std::memcpy(&pixels, row + x, 8);
-        for (int i = 0; i < 8; ++i) ++partial[i % kPartialCounts][pixels >> (8 * i) & 255];
+    for (int64_t i = 0; i < rows; ++i) {
+      uint8_t* const row[3] = {rgb[0] + i * width, rgb[1] + i * width, rgb[2] + i * width};
+      if (interleaved) {
+        rows_.split(in_ + (y + i) * source_.row_stride, row, width);
+      } else {
+        for (int c = 0; c < 3; ++c) read_channel(y + i, c, row[c]);
       }
-      for (; x < inside; ++x) ++partial[0][row[x]];
-      for (x = std::max(begin, inside); x < end; ++x) ++partial[1][row[reflected(x, plan_.width)]];
-    }
-    for (int bin = 0; bin < kBins; ++bin) {
-      counts[bin] = partial[0][bin] + partial[1][bin] + partial[2][bin] + partial[3][bin];
     }
   }
 
-  void blend(const Cell& cell, int64_t begin, int64_t end, uint8_t* blended) const {
-    rows_.blend({plane_row(0, begin), blended, plan_.stride, end - begin, mapping(cell.left, 0),
-                 mapping(cell.right, 0), plan_.cells.data(),
-                 static_cast<int64_t>(plan_.cells.size()), plan_.right_weights.data(),
-                 plan_.lower_weights.data() + begin});
+  template <typename T>
+  T* out_row(int64_t y) const {
+    return static_cast<T*>(target_.data) + out_offset_ + y * target_.row_stride;
   }
 
-  // Writes row y; the ring holds the rows around it, down to `lowest`.
-  template <typename RingRow>
-  void filter(int64_t y, int64_t lowest, const RingRow& ring_row, uint8_t* filtered) const {
-    const uint8_t* planes[3];
-    for (int c = 0; c < channels_; ++c) {
-      const uint8_t* const around[3] = {ring_row(std::max<int64_t>(y - 1, 0), c), ring_row(y, c),
-                                        ring_row(lowest, c)};
-      uint8_t* out = filtered + c * plan_.stride;
-      rows_.median(around, out, plan_.width);
-      planes[c] = out;
-    }
-    switch (target_.element) {
-      case Element::u8:
-        return write(y, planes);
-      case Element::f32:
-        return write_values<std::uint32_t>(y, planes);
-      case Element::f16:
-      case Element::bf16:
-        return write_values<std::uint16_t>(y, planes);
-    }
-  }
-
-  void write(int64_t y, const uint8_t* const planes[3]) const {
-    uint8_t* out = static_cast<uint8_t*>(target_.data) + out_offset_ + y * target_.row_stride;
-    if (channels_ == 3 && target_.channel_stride == 1 && target_.column_stride == 3) {
-      rows_.join(planes, out, plan_.width);
-      return;
-    }
+  void write_bytes(int64_t y, const uint8_t* const row[3], bool interleaved) const {
+    uint8_t* out = out_row<uint8_t>(y);
+    if (interleaved) return rows_.join(row, out, plan_.width);
     for (int c = 0; c < channels_; ++c, out += target_.channel_stride) {
       if (target_.column_stride == 1) {
-        std::memcpy(out, planes[c], static_cast<std::size_t>(plan_.width));
+        std::memcpy(out, row[c], static_cast<std::size_t>(plan_.width));
       } else {
-        for (int64_t x = 0; x < plan_.width; ++x) out[x * target_.column_stride] = planes[c][x];
+        for (int64_t x = 0; x < plan_.width; ++x) out[x * target_.column_stride] = row[c][x];
       }
     }
   }
 
   // Bits: an unsigned integer as wide as the element, whose bits are copied.
   template <typename Bits>
-  void write_values(int64_t y, const uint8_t* const planes[3]) const {
-    Bits* out = static_cast<Bits*>(target_.data) + out_offset_ + y * target_.row_stride;
+  void write_values(int64_t y, const uint8_t* const row[3]) const {
+    Bits* out = out_row<Bits>(y);
     const Bits* values = static_cast<const Bits*>(target_.values);
     const int64_t step = target_.column_stride;
     for (int c = 0; c < channels_; ++c, out += target_.channel_stride, values += kBins) {
-      for (int64_t x = 0; x < plan_.width; ++x) out[x * step] = values[planes[c][x]];
+      for (int64_t x = 0; x < plan_.width; ++x) out[x * step] = values[row[c][x]];
     }
   }
 
@@ -313,8 +305,72 @@ class Image {
   const uint8_t* in_;
   int64_t out_offset_;
   int channels_;
-  uint8_t* mappings_;    // [tile rows, tiles across, 256]
-  uint8_t* planes_[3]{};  // [height, stride] each
+  uint8_t* mappings_;     // [tile rows, tiles across, 256]
+  int64_t kept_rows_;
+  uint8_t* planes_[3]{};  // [kept_rows, width] each: row y is at y % kept_rows
+};
+
+// Rows [begin, end) of an image on their way from its planes to the result.
+class Finish {
+ public:
+  Finish(const Image& image, const Plan& plan, int64_t begin, int64_t end)
+      : image_(image),
+        plan_(plan),
+        begin_(begin),
+        last_(std::min(end + 1, plan.height)),
+        y_(std::max<int64_t>(begin - 1, 0)),
+        cell_(plan.row_cells.data()) {
+    const int64_t room = whole_blocks((plan.batch_rows + 3) * plan.width) + 2 * kBlock;
+    const int channels = image.channels();
+    blended_ = finish_workspace.at_least((1 + 2 * channels) * room);
+    for (int c = 0; c < channels; ++c) {
+      ring_[c] = blended_ + (1 + c) * room + kBlock;
+      filtered_[c] = blended_ + (1 + channels + c) * room;
+    }
+  }
+
+  // Goes on down to a row; the mappings that rows above it blend are made.
+  void advance(int64_t until) {
+    const int64_t width = plan_.width, stop = std::min(until, last_);
+    while (y_ < stop) {
+      while (cell_->end <= y_) ++cell_;
+      const int64_t rows = std::min(
+          {plan_.batch_rows, cell_->end - y_, stop - y_, image_.rows_in_line(y_)});
+      uint8_t* rgb[3];
+      for (int c = 0; c < image_.channels(); ++c) rgb[c] = ring_[c] + 2 * width;
+      image_.blend(*cell_, y_, rows, blended_);
+      image_.unmap(y_, rows, blended_, rgb);
+
+      // Row y_ is at place 2 of the ring. Above the first row and below the last they repeat.
+      const bool at_top = y_ == 0, at_bottom = y_ + rows == plan_.height;
+      const int64_t from = std::max<int64_t>(begin_ - y_ + 2, 1), to = rows + (at_bottom ? 2 : 1);
+      for (int c = 0; c < image_.channels(); ++c) {
+        if (at_top) copy_rows(c, 2, 1, 1);
+        if (at_bottom) copy_rows(c, rows + 1, rows + 2, 1);
+        if (to > from) image_.filter(ring_[c] + from * width, to - from, filtered_[c]);
+        copy_rows(c, rows, 0, 2);
+      }
+      if (to > from) image_.write(y_ + from - 2, to - from, filtered_);
+      y_ += rows;
+    }
+  }
+
+ private:
+  void copy_rows(int channel, int64_t from, int64_t to, int64_t rows) {
+    const int64_t width = plan_.width;
+    std::memmove(ring_[channel] + to * width, ring_[channel] + from * width,
+                 static_cast<std::size_t>(rows * width));
+  }
+
+  const Image& image_;
+  const Plan& plan_;
+  int64_t begin_, last_;
+  int64_t y_;  // the next row
+  const Cell* cell_;
+  uint8_t* blended_;
+  // Per channel: the two rows before the batch, the batch, and one row more below the image.
+  uint8_t* ring_[3]{};
+  uint8_t* filtered_[3]{};
 };
 
 }  // namespace
@@ -324,32 +380,36 @@ void run(const Source& source, const Target& target, const Parameters& parameter
   if (source.count == 0 || source.height == 0 || source.width == 0) return;
   const Rows& rows = rows_of(isa());
   const Plan plan(source, parameters, rows);
-  const auto image = [&](int64_t index) {
-    return Image(source, target, parameters, plan, rows, index);
+  const auto image = [&](int64_t index, int64_t kept_rows) {
+    return Image(source, target, parameters, plan, rows, index, kept_rows);
   };
   const int64_t height = plan.height, tile_px = plan.down.tile_px;
-  const auto convert_tiles = [&](const Image& one, int64_t tile_row) {
-    one.convert(std::min(tile_row * tile_px, height), std::min((tile_row + 1) * tile_px, height));
-  };
 
   if (source.count >= parallel.threads) {
     parallel.run(source.count, [&](int64_t index) {
-      const Image one = image(index);
+      // Of the planes, the rows of two tiles are needed at a time; the extension below the last
+      // row reaches one and a half tiles back.
+      const Image one = image(index, std::min(height, 3 * tile_px));
+      Finish finish(one, plan, 0, height);
       for (int64_t tile_row = 0; tile_row < plan.down.tiles; ++tile_row) {
-        convert_tiles(one, tile_row);
+        one.convert(std::min(tile_row * tile_px, height),
+                    std::min((tile_row + 1) * tile_px, height));
         one.map_tiles(tile_row);
+        finish.advance(plan.row_cells[static_cast<std::size_t>(tile_row)].end);
       }
-      one.finish(0, height);
+      finish.advance(height);
     });
-  } else {
-    const int64_t bands = std::min<int64_t>(parallel.threads, height);
-    for (int64_t index = 0; index < source.count; ++index) {
-      const Image one = image(index);
-      const auto band = [&](int64_t i) { return height * i / bands; };
-      parallel.run(bands, [&](int64_t i) { one.convert(band(i), band(i + 1)); });
-      parallel.run(plan.down.tiles, [&](int64_t tile_row) { one.map_tiles(tile_row); });
-      parallel.run(bands, [&](int64_t i) { one.finish(band(i), band(i + 1)); });
-    }
+    return;
+  }
+  const int64_t bands = std::min<int64_t>(parallel.threads, height);
+  const auto band = [&](int64_t i) { return height * i / bands; };
+  for (int64_t index = 0; index < source.count; ++index) {
+    const Image one = image(index, height);
+    parallel.run(bands, [&](int64_t i) { one.convert(band(i), band(i + 1)); });
+    parallel.run(plan.down.tiles, [&](int64_t tile_row) { one.map_tiles(tile_row); });
+    parallel.run(bands, [&](int64_t i) {
+      Finish(one, plan, band(i), band(i + 1)).advance(height);
+    });
   }
 }
 

@@ -1,4 +1,4 @@
-// What an instruction set provides: the inner loops of the operator, over rows that stay in the
+// What an instruction set provides: the inner loops of the operator, over pixels that stay in the
 // first level cache. image.cpp calls them in order; scalar.cpp says what each computes.
 #pragma once
 
@@ -6,8 +6,7 @@
 
 namespace perfkit::clahe_gamma_median {
 
-// Loops may read and write whole blocks of this many pixels; every row of the workspace has room
-// for them, and for one block before its first pixel.
+// Loops may read whole blocks of this many pixels, and write them where that is said.
 constexpr std::int64_t kBlock = 64;
 
 constexpr std::int64_t kPreparedBytes = 4096;
@@ -32,12 +31,15 @@ struct BlendRows {
 };
 
 struct Rows {
-  // Interleaved RGB [n, 3] -> planes [n].
+  // Interleaved RGB [n, 3] -> planes [n], in whole blocks.
   void (*split)(const std::uint8_t* rgb, std::uint8_t* const planes[3], std::int64_t n);
-  // Planes R, G, B -> L, a, b, in whole blocks.
+  // Planes R, G, B -> L, a, b.
   void (*to_lab)(const std::uint8_t* const rgb[3], std::uint8_t* const lab[3], std::int64_t n);
-  // Counts [256] of a tile -> its mapping [256]; limit 0: no clipping. Changes the counts.
-  void (*map)(std::uint32_t* counts, int limit, float scale, std::uint8_t* mapping);
+  // Adds the pixels [begin, end) of each row to counts [256].
+  void (*count)(const std::uint8_t* const* rows, std::int64_t row_count, std::int64_t begin,
+                std::int64_t end, std::uint32_t* counts);
+  // Counts [256] of a tile -> its mapping [256]; limit 0: no clipping.
+  void (*map)(const std::uint32_t* counts, int limit, float scale, std::uint8_t* mapping);
   // Bytes -> the blend of what the mappings around make of them.
   void (*blend)(const BlendRows&);
   // A table [256] -> what `to_rgb` wants of it, up to kPreparedBytes.
@@ -48,8 +50,9 @@ struct Rows {
   // table[in], in whole blocks.
   void (*look_up)(const std::uint8_t* table, const std::uint8_t* in, std::uint8_t* out,
                   std::int64_t n);
-  // The 3x3 median of the middle row, in whole blocks; rows[i][-1] and rows[i][n] are set.
-  void (*median)(const std::uint8_t* const rows[3], std::uint8_t* out, std::int64_t n);
+  // The 3x3 median, in whole blocks; the rows above and below are `stride` away.
+  void (*median)(const std::uint8_t* middle, std::int64_t stride, std::uint8_t* out,
+                 std::int64_t n);
   // Planes [n] -> interleaved [n, 3].
   void (*join)(const std::uint8_t* const planes[3], std::uint8_t* rgb, std::int64_t n);
 };

@@ -1,6 +1,7 @@
 // The loops in plain C++: what every other instruction set is held to.
 #include "../color/tables.h"
 #include "arithmetic.h"
+#include "counts.h"
 #include "rows.h"
 
 namespace perfkit::clahe_gamma_median {
@@ -57,23 +58,19 @@ void look_up(const uint8_t* table, const uint8_t* in, uint8_t* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = table[in[i]];
 }
 
-void map(std::uint32_t* counts, int limit, float scale, uint8_t* mapping) {
-  if (limit > 0) {
-    int excess = 0;
-    for (int bin = 0; bin < kBins; ++bin) {
-      const int count = static_cast<int>(counts[bin]);
-      if (count > limit) {
-        excess += count - limit;
-        counts[bin] = static_cast<std::uint32_t>(limit);
-      }
-    }
-    for (int bin = 0; bin < kBins; ++bin) {
-      counts[bin] += static_cast<std::uint32_t>(share_of_excess(bin, excess));
+void map(const std::uint32_t* counts, int limit, float scale, uint8_t* mapping) {
+  int bins[kBins];
+  int excess = 0;
+  for (int bin = 0; bin < kBins; ++bin) {
+    bins[bin] = static_cast<int>(counts[bin]);
+    if (limit > 0 && bins[bin] > limit) {
+      excess += bins[bin] - limit;
+      bins[bin] = limit;
     }
   }
   int sum = 0;
   for (int bin = 0; bin < kBins; ++bin) {
-    sum += static_cast<int>(counts[bin]);
+    sum += bins[bin] + share_of_excess(bin, excess);
     mapping[bin] = rounded(static_cast<float>(sum) * scale);
   }
 }
@@ -98,19 +95,21 @@ void blend(const BlendRows& block) {
   }
 }
 
-void median(const uint8_t* const rows[3], uint8_t* out, int64_t n) {
-  const auto column = [&](int64_t x) { return sorted(rows[0][x], rows[1][x], rows[2][x]); };
-  Column<uint8_t> left = column(-1), middle = column(0);
+void median(const uint8_t* middle, int64_t stride, uint8_t* out, int64_t n) {
+  const auto column = [&](int64_t x) {
+    return sorted(middle[x - stride], middle[x], middle[x + stride]);
+  };
+  Column<uint8_t> left = column(-1), centre = column(0);
   for (int64_t x = 0; x < n; ++x) {
     const Column<uint8_t> right = column(x + 1);
-    out[x] = median_of_columns(left, middle, right);
-    left = middle;
-    middle = right;
+    out[x] = median_of_columns(left, centre, right);
+    left = centre;
+    centre = right;
   }
 }
 
 }  // namespace
 
-const Rows kScalarRows = {split, to_lab, map, blend, prepare, to_rgb, look_up, median, join};
+const Rows kScalarRows = {split, to_lab, count, map, blend, prepare, to_rgb, look_up, median, join};
 
 }  // namespace perfkit::clahe_gamma_median

@@ -160,7 +160,7 @@ void f_to_lab(const WordRow f[3], int64_t from, int64_t n, uint8_t* const lab[3]
   }
 }
 
-void to_lab(const uint8_t* const rgb[3], uint8_t* const lab[3], int64_t n) {
+void to_lab(const uint8_t* const rgb[3], uint8_t* const lab[3], int64_t n, const uint8_t*) {
   WordRow f[3];
   for (int64_t from = 0; from < n; from += kChunk) {
     const int64_t count = n - from < kChunk ? n - from : kChunk;
@@ -227,7 +227,8 @@ inline Xyz lab_to_xyz(const uint32_t* y_and_fy, __m256i a, __m256i b) {
   return result;
 }
 
-void to_rgb(const uint8_t* const lab[3], const uint8_t* encode, uint8_t* const rgb[3], int64_t n) {
+void to_rgb(const uint8_t* const lab[3], const uint8_t* encode, uint8_t* const rgb[3], int64_t n,
+            const uint8_t*) {
   const __m256i xy_factors[3] = {pairs(12615, -6296), pairs(-3773, 7684), pairs(217, -836)};
   const __m256i z_factors[3] = {pairs(4 * -2223, -2223), pairs(4 * 185, 185),
                                 pairs(4 * 4715, 4715)};

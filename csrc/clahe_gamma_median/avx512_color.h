@@ -18,6 +18,49 @@ namespace {
 
 // --- Interleaved <-> planes -------------------------------------------------------------------
 
+#ifdef __AVX512VBMI__
+
+// Where a byte comes from: of the first two registers by permutation, of the third where `third`.
+struct Permutation {
+  alignas(64) uint8_t of_two[3][64];
+  alignas(64) uint8_t of_third[3][64];
+  uint64_t third[3];
+};
+
+constexpr Permutation make_permutation(bool joins) {
+  Permutation permutation{};
+  for (int i = 0; i < 3; ++i) {
+    for (int k = 0; k < 64; ++k) {
+      // Byte k of plane i is byte 3k + i of the pixels, and the other way round.
+      const int at = joins ? (64 * i + k) % 3 * 64 + (64 * i + k) / 3 : 3 * k + i;
+      permutation.of_two[i][k] = static_cast<uint8_t>(at % 128);
+      permutation.of_third[i][k] = static_cast<uint8_t>(at % 64);
+      if (at >= 128) permutation.third[i] |= uint64_t{1} << k;
+    }
+  }
+  return permutation;
+}
+
+constexpr Permutation kSplit = make_permutation(false), kJoin = make_permutation(true);
+
+inline __m512i permuted(const __m512i from[3], const Permutation& permutation, int i) {
+  const __m512i two = _mm512_permutex2var_epi8(from[0], load(permutation.of_two[i]), from[1]);
+  return _mm512_mask_permutexvar_epi8(two, permutation.third[i], load(permutation.of_third[i]),
+                                      from[2]);
+}
+
+inline void split_block(const uint8_t* rgb, uint8_t* const planes[3], int64_t at) {
+  const __m512i from[3] = {load(rgb), load(rgb + 64), load(rgb + 128)};
+  for (int i = 0; i < 3; ++i) store(planes[i] + at, permuted(from, kSplit, i));
+}
+
+inline void join_block(const uint8_t* const planes[3], int64_t at, uint8_t* rgb) {
+  const __m512i from[3] = {load(planes[0] + at), load(planes[1] + at), load(planes[2] + at)};
+  for (int i = 0; i < 3; ++i) store(rgb + 64 * i, permuted(from, kJoin, i));
+}
+
+#else
+
 inline __m512i in_all_lanes(const uint8_t* lane) {
   return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(lane)));
 }
@@ -40,16 +83,6 @@ inline void split_block(const uint8_t* rgb, uint8_t* const planes[3], int64_t at
   for (int i = 0; i < 3; ++i) store(planes[i] + at, shuffled(from, kShuffles.split[i]));
 }
 
-void split(const uint8_t* rgb, uint8_t* const planes[3], int64_t n) {
-  int64_t x = 0;
-  for (; x + kBlock <= n; x += kBlock) split_block(rgb + 3 * x, planes, x);
-  if (x < n) {
-    uint8_t last[3 * kBlock] = {};
-    std::memcpy(last, rgb + 3 * x, static_cast<std::size_t>(3 * (n - x)));
-    split_block(last, planes, x);
-  }
-}
-
 inline void join_block(const uint8_t* const planes[3], int64_t at, uint8_t* rgb) {
   const __m512i from[3] = {load(planes[0] + at), load(planes[1] + at), load(planes[2] + at)};
   __m128i* lanes = reinterpret_cast<__m128i*>(rgb);
@@ -59,6 +92,18 @@ inline void join_block(const uint8_t* const planes[3], int64_t at, uint8_t* rgb)
     _mm_storeu_si128(lanes + 3 + i, _mm512_extracti32x4_epi32(value, 1));
     _mm_storeu_si128(lanes + 6 + i, _mm512_extracti32x4_epi32(value, 2));
     _mm_storeu_si128(lanes + 9 + i, _mm512_extracti32x4_epi32(value, 3));
+  }
+}
+
+#endif
+
+void split(const uint8_t* rgb, uint8_t* const planes[3], int64_t n) {
+  int64_t x = 0;
+  for (; x + kBlock <= n; x += kBlock) split_block(rgb + 3 * x, planes, x);
+  if (x < n) {
+    uint8_t last[3 * kBlock] = {};
+    std::memcpy(last, rgb + 3 * x, static_cast<std::size_t>(3 * (n - x)));
+    split_block(last, planes, x);
   }
 }
 
@@ -94,7 +139,7 @@ void to_linear(const uint8_t* const rgb[3], int64_t from, int64_t n, WordRow lin
 }
 
 // Linear light of R, G and B -> f of X, Y and Z, in place; n in whole blocks.
-void to_f(WordRow row[3], int64_t n) {
+void to_f(WordRow row[3], int64_t n, const uint8_t* next) {
   const Polynomial cube_root(color::kCubeRootCubics);
   const __m512 scale = _mm512_set1_ps(color::kCubeRootCubics.scale);
   const __m512 offset = _mm512_set1_ps(color::kCubeRootCubics.offset);
@@ -102,6 +147,10 @@ void to_f(WordRow row[3], int64_t n) {
   const __m512i blue[3] = {pairs(778, 0), pairs(296, 0), pairs(3575, 0)};
   const __m512i half = dwords(2048), zero = _mm512_setzero_si512();
   for (int64_t x = 0; x < n; x += 32) {
+    if (next != nullptr) {
+      _mm_prefetch(next + 3 * x, _MM_HINT_T0);
+      _mm_prefetch(next + 3 * x + 48, _MM_HINT_T0);
+    }
     const __m512i r = load(row[0].at + x), g = load(row[1].at + x), b = load(row[2].at + x);
     const __m512i rg_low = _mm512_unpacklo_epi16(r, g), rg_high = _mm512_unpackhi_epi16(r, g);
     const __m512i b_low = _mm512_unpacklo_epi16(b, zero), b_high = _mm512_unpackhi_epi16(b, zero);
@@ -144,12 +193,12 @@ void f_to_lab(const WordRow f[3], int64_t from, int64_t n, uint8_t* const lab[3]
   }
 }
 
-void to_lab(const uint8_t* const rgb[3], uint8_t* const lab[3], int64_t n) {
+void to_lab(const uint8_t* const rgb[3], uint8_t* const lab[3], int64_t n, const uint8_t* next) {
   WordRow row[3];
   for (int64_t from = 0; from < n; from += kChunk) {
     const int64_t count = n - from < kChunk ? n - from : kChunk;
     to_linear(rgb, from, count, row);
-    to_f(row, (count + kBlock - 1) / kBlock * kBlock);
+    to_f(row, (count + kBlock - 1) / kBlock * kBlock, next == nullptr ? next : next + 3 * from);
     f_to_lab(row, from, count, lab);
   }
 }
@@ -219,7 +268,7 @@ void to_xyz(const uint8_t* const lab[3], int64_t from, int64_t n, PairRow& row) 
 }
 
 void xyz_to_rgb(const PairRow& row, const ByteTable& table, int64_t from, int64_t n,
-                uint8_t* const rgb[3]) {
+                uint8_t* const rgb[3], const uint8_t* next) {
   constexpr int kShift = 14;
   constexpr int kFirst = static_cast<int>(color::kEncodeCubics.offset);  // entry + 16 is z
   const Polynomial encode(color::kEncodeCubics);
@@ -230,6 +279,7 @@ void xyz_to_rgb(const PairRow& row, const ByteTable& table, int64_t from, int64_
   const __m512i lowest = dwords(kFirst), highest = dwords(kFirst + 4095);
   for (int64_t x = 0; x < n; x += kBlock) {
     for (int c = 0; c < 3; ++c) {
+      if (next != nullptr) __builtin_prefetch(next + 3 * x + 64 * c, 1);
       __m512i quarter[4];
       for (int i = 0; i < 4; ++i) {
         __m512i value = add_products(start, load(row.xy + 2 * x + 32 * i), xy_factors[c]);
@@ -245,13 +295,14 @@ void xyz_to_rgb(const PairRow& row, const ByteTable& table, int64_t from, int64_
   }
 }
 
-void to_rgb(const uint8_t* const lab[3], const uint8_t* table, uint8_t* const rgb[3], int64_t n) {
+void to_rgb(const uint8_t* const lab[3], const uint8_t* table, uint8_t* const rgb[3], int64_t n,
+            const uint8_t* next) {
   const ByteTable of_user(table);
   PairRow row;
   for (int64_t from = 0; from < n; from += kChunk) {
     const int64_t count = n - from < kChunk ? n - from : kChunk;
     to_xyz(lab, from, count, row);
-    xyz_to_rgb(row, of_user, from, count, rgb);
+    xyz_to_rgb(row, of_user, from, count, rgb, next == nullptr ? next : next + 3 * from);
   }
 }
 

@@ -19,6 +19,7 @@ namespace {
 
 using std::int64_t;
 using std::uint16_t;
+using std::uint64_t;
 using std::uint8_t;
 
 constexpr int64_t kChunk = 512;  // pixels whose intermediate values stay in the first level cache

@@ -126,7 +126,11 @@ class Image {
         in_(source.data + index * source.image_stride),
         out_offset_(index * target.image_stride),
         channels_(static_cast<int>(source.channels)),
-        kept_rows_(kept_rows) {
+        kept_rows_(kept_rows),
+        in_line_(source.channel_stride == 1 && source.column_stride == 3 &&
+                 source.row_stride == 3 * source.width),
+        out_line_(target.element == Element::u8 && channels_ == 3 && target.channel_stride == 1 &&
+                  target.column_stride == 3 && target.row_stride == 3 * source.width) {
     const int64_t plane = whole_blocks(plan.width * kept_rows) + kBlock;
     const int64_t mappings = plan.across.tiles * plan.down.tiles * kBins;
     uint8_t* memory = image_workspace.at_least(channels_ * plane + mappings);
@@ -154,7 +158,9 @@ class Image {
       rows = std::min({plan_.batch_rows, end - y, rows_in_line(y)});
       uint8_t* const lab[3] = {plane_row(0, y), plane_row(1, y), plane_row(2, y)};
       read(y, rows, rgb);
-      rows_.to_lab(rgb, lab, rows * plan_.width);
+      const bool more = in_line_ && y + 2 * rows <= plan_.height;
+      rows_.to_lab(rgb, lab, rows * plan_.width,
+                   more ? in_ + (y + rows) * source_.row_stride : nullptr);
     }
   }
 
@@ -196,7 +202,8 @@ class Image {
       rows_.look_up(table_, blended, rgb[0], rows * plan_.width);
     } else {
       const uint8_t* const lab[3] = {blended, plane_row(1, y), plane_row(2, y)};
-      rows_.to_rgb(lab, plan_.prepared, rgb, rows * plan_.width);
+      rows_.to_rgb(lab, plan_.prepared, rgb, rows * plan_.width,
+                   out_line_ && y > 0 ? out_row<uint8_t>(y - 1) : nullptr);
     }
   }
 
@@ -216,11 +223,9 @@ class Image {
   // Filtered rows -> the result.
   void write(int64_t y, int64_t rows, const uint8_t* const planes[3]) const {
     const int64_t width = plan_.width;
+    if (out_line_) return rows_.join(planes, out_row<uint8_t>(y), rows * width);
     const bool interleaved =
         channels_ == 3 && target_.channel_stride == 1 && target_.column_stride == 3;
-    if (target_.element == Element::u8 && interleaved && target_.row_stride == 3 * width) {
-      return rows_.join(planes, out_row<uint8_t>(y), rows * width);
-    }
     for (int64_t i = 0; i < rows; ++i) {
       const uint8_t* row[3];
       for (int c = 0; c < channels_; ++c) row[c] = planes[c] + i * width;
@@ -256,7 +261,7 @@ class Image {
   void read(int64_t y, int64_t rows, uint8_t* const rgb[3]) const {
     const int64_t width = plan_.width;
     const bool interleaved = source_.channel_stride == 1 && source_.column_stride == 3;
-    if (interleaved && source_.row_stride == 3 * width) {
+    if (in_line_) {
       return rows_.split(in_ + y * source_.row_stride, rgb, rows * width);
     }
     for (int64_t i = 0; i < rows; ++i) {
@@ -307,6 +312,7 @@ class Image {
   int channels_;
   uint8_t* mappings_;     // [tile rows, tiles across, 256]
   int64_t kept_rows_;
+  bool in_line_, out_line_;  // interleaved RGB without gaps
   uint8_t* planes_[3]{};  // [kept_rows, width] each: row y is at y % kept_rows
 };
 

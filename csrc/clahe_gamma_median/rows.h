@@ -33,8 +33,10 @@ struct BlendRows {
 struct Rows {
   // Interleaved RGB [n, 3] -> planes [n], in whole blocks.
   void (*split)(const std::uint8_t* rgb, std::uint8_t* const planes[3], std::int64_t n);
-  // Planes R, G, B -> L, a, b.
-  void (*to_lab)(const std::uint8_t* const rgb[3], std::uint8_t* const lab[3], std::int64_t n);
+  // Planes R, G, B -> L, a, b. `next`: 3n bytes that will be read, or nullptr; the arithmetic leaves
+  // time to fetch them.
+  void (*to_lab)(const std::uint8_t* const rgb[3], std::uint8_t* const lab[3], std::int64_t n,
+                 const std::uint8_t* next);
   // Adds the pixels [begin, end) of each row to counts [256].
   void (*count)(const std::uint8_t* const* rows, std::int64_t row_count, std::int64_t begin,
                 std::int64_t end, std::uint32_t* counts);
@@ -44,9 +46,10 @@ struct Rows {
   void (*blend)(const BlendRows&);
   // A table [256] -> what `to_rgb` wants of it, up to kPreparedBytes.
   void (*prepare)(const std::uint8_t* table, std::uint8_t* prepared);
-  // Planes L, a, b -> table[R], table[G], table[B], in whole blocks.
+  // Planes L, a, b -> table[R], table[G], table[B], in whole blocks. `next`: 3n bytes that will be
+  // written, or nullptr.
   void (*to_rgb)(const std::uint8_t* const lab[3], const std::uint8_t* prepared,
-                 std::uint8_t* const rgb[3], std::int64_t n);
+                 std::uint8_t* const rgb[3], std::int64_t n, const std::uint8_t* next);
   // table[in], in whole blocks.
   void (*look_up)(const std::uint8_t* table, const std::uint8_t* in, std::uint8_t* out,
                   std::int64_t n);

@@ -26,7 +26,7 @@ void join(const uint8_t* const planes[3], uint8_t* rgb, int64_t n) {
   }
 }
 
-void to_lab(const uint8_t* const rgb[3], uint8_t* const lab[3], int64_t n) {
+void to_lab(const uint8_t* const rgb[3], uint8_t* const lab[3], int64_t n, const uint8_t*) {
   for (int64_t i = 0; i < n; ++i) {
     const int red = color::kLinear[rgb[0][i]];
     const int green = color::kLinear[rgb[1][i]];
@@ -46,7 +46,8 @@ void prepare(const uint8_t* table, uint8_t* encode) {
   for (int i = 0; i < 4096; ++i) encode[i] = table[color::kEncode[i]];
 }
 
-void to_rgb(const uint8_t* const lab[3], const uint8_t* encode, uint8_t* const rgb[3], int64_t n) {
+void to_rgb(const uint8_t* const lab[3], const uint8_t* encode, uint8_t* const rgb[3], int64_t n,
+            const uint8_t*) {
   for (int64_t i = 0; i < n; ++i) {
     const int y = color::kY[lab[0][i]], fy = color::kFy[lab[0][i]];
     const int x = x_from_lab(fy, lab[1][i]), z = z_from_lab(fy, lab[2][i]);

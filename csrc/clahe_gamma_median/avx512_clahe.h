@@ -77,12 +77,6 @@ inline __m512i blended(const __m512 corners[4], __m512 right, __m512 lower) {
   return _mm512_cvtps_epi32(value);
 }
 
-// The first n of 16 dwords, as bytes.
-inline void store_bytes(int64_t n, uint8_t* to, __m512i value) {
-  const __mmask16 mask = n >= 16 ? 0xffff : static_cast<__mmask16>((1 << n) - 1);
-  _mm512_mask_cvtusepi32_storeu_epi8(to, mask, value);
-}
-
 #ifdef __AVX512VBMI__
 
 inline __m512 floats(const uint8_t* bytes) {
@@ -97,6 +91,8 @@ void blend_cell(const BlendRows& block, const Cell& cell) {
   const ByteTable corners[4] = {
       ByteTable(block.upper + 256 * cell.left), ByteTable(block.upper + 256 * cell.right),
       ByteTable(block.lower + 256 * cell.left), ByteTable(block.lower + 256 * cell.right)};
+  const __m512i in_order =
+      _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
   alignas(64) uint8_t values[4][64];
   for (int64_t row = 0; row < block.rows; row += kRows) {
     int64_t rows[kRows];
@@ -118,14 +114,38 @@ void blend_cell(const BlendRows& block, const Cell& cell) {
         in = _mm512_inserti32x4(_mm512_inserti32x4(in, lane(2), 2), lane(3), 3);
       }
       for (int i = 0; i < 4; ++i) store(values[i], corners[i](in));
+      __m512i groups[4];
       for (int group = 0; group < 4; ++group) {
         const int64_t at = x + 16 * (group % kGroups), y = rows[group / kGroups];
         const __m512 around[4] = {floats(values[0] + 16 * group), floats(values[1] + 16 * group),
                                   floats(values[2] + 16 * group), floats(values[3] + 16 * group)};
-        if (at >= cell.end) continue;
-        store_bytes(cell.end - at, block.out + y * block.stride + at,
-                    blended(around, _mm512_loadu_ps(block.right_weights + at),
-                            _mm512_set1_ps(block.lower_weights[y])));
+        groups[group] = blended(around, _mm512_loadu_ps(block.right_weights + at),
+                                _mm512_set1_ps(block.lower_weights[y]));
+      }
+      // Packing leaves the four pixels of lane k of group g at dword 4k + g.
+      const __m512i bytes = _mm512_permutexvar_epi32(
+          in_order, _mm512_packus_epi16(_mm512_packus_epi32(groups[0], groups[1]),
+                                        _mm512_packus_epi32(groups[2], groups[3])));
+      const auto store_part = [&](int i, auto part) {
+        uint8_t* out = block.out + rows[i] * block.stride + x;
+        if constexpr (sizeof(part) == 64) {
+          _mm512_mask_storeu_epi8(out, first_bits(cell.end - x), part);
+        } else if constexpr (sizeof(part) == 32) {
+          _mm256_mask_storeu_epi8(out, static_cast<__mmask32>(first_bits(cell.end - x)), part);
+        } else {
+          _mm_mask_storeu_epi8(out, static_cast<__mmask16>(first_bits(cell.end - x)), part);
+        }
+      };
+      if constexpr (kRows == 1) {
+        store_part(0, bytes);
+      } else if constexpr (kRows == 2) {
+        store_part(0, _mm512_castsi512_si256(bytes));
+        store_part(1, _mm512_extracti64x4_epi64(bytes, 1));
+      } else {
+        store_part(0, _mm512_castsi512_si128(bytes));
+        store_part(1, _mm512_extracti32x4_epi32(bytes, 1));
+        store_part(2, _mm512_extracti32x4_epi32(bytes, 2));
+        store_part(3, _mm512_extracti32x4_epi32(bytes, 3));
       }
     }
   }
@@ -146,6 +166,12 @@ void blend(const BlendRows& block) {
 }
 
 #else
+
+// The first n of 16 dwords, as bytes.
+inline void store_bytes(int64_t n, uint8_t* to, __m512i value) {
+  const __mmask16 mask = n >= 16 ? 0xffff : static_cast<__mmask16>((1 << n) - 1);
+  _mm512_mask_cvtusepi32_storeu_epi8(to, mask, value);
+}
 
 // The four mappings side by side: one look-up of a dword fetches what a pixel blends.
 void pack_corners(const BlendRows& block, const Cell& cell, std::uint32_t* packed) {

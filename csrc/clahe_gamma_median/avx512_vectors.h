@@ -26,10 +26,10 @@ constexpr int64_t kChunk = 512;  // pixels whose intermediate values stay in the
 
 inline __m512i load(const void* from) { return _mm512_loadu_si512(from); }
 inline void store(void* to, __m512i value) { _mm512_storeu_si512(to, value); }
+inline uint64_t first_bits(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
 // At most n bytes.
 inline void store_first(int64_t n, uint8_t* to, __m512i value) {
-  if (n >= 64) return store(to, value);
-  _mm512_mask_storeu_epi8(to, (1ULL << n) - 1, value);
+  _mm512_mask_storeu_epi8(to, first_bits(n), value);
 }
 inline __m512i words(int value) { return _mm512_set1_epi16(static_cast<short>(value)); }
 inline __m512i dwords(int value) { return _mm512_set1_epi32(value); }

@@ -13,15 +13,13 @@
 #include "../isa.h"
 #include "arithmetic.h"
 #include "clahe_gamma_median.h"
+#include "plan.h"
 #include "rows.h"
 
 namespace perfkit::clahe_gamma_median {
 namespace {
 
-using std::int64_t;
-using std::uint8_t;
-
-constexpr int64_t kBatchPixels = 4096;    // that stay in the first level cache until used
+constexpr int64_t kEdgeRows = 16;
 constexpr int64_t kKeptBytes = 64 << 20;  // of workspace, from call to call
 
 const Rows& rows_of(Isa isa) {
@@ -38,8 +36,6 @@ const Rows& rows_of(Isa isa) {
       return kScalarRows;
   }
 }
-
-int64_t whole_blocks(int64_t n) { return (n + kBlock - 1) / kBlock * kBlock; }
 
 // Memory that stays with its thread: fresh pages would cost more than the work on a small image.
 class Workspace {
@@ -70,48 +66,6 @@ class Workspace {
 };
 
 thread_local Workspace image_workspace, convert_workspace, finish_workspace;
-
-// What is the same for all images of a batch.
-struct Plan {
-  Plan(const Source& source, const Parameters& parameters, const Rows& rows)
-      : width(source.width), height(source.height) {
-    const bool extend = extends(height, width, parameters.rows, parameters.columns);
-    across = axis_of(width, parameters.columns, extend);
-    down = axis_of(height, parameters.rows, extend);
-    lay(across, cells, right_weights);
-    lay(down, row_cells, lower_weights);
-    const int64_t area = across.tile_px * down.tile_px;
-    limit = clip_count(parameters.clip_limit, area);
-    scale = mapping_scale(area);
-    batch_rows = std::max<int64_t>(kBatchPixels / width, 2);
-    rows.prepare(parameters.table, prepared);
-  }
-
-  static void lay(const Axis& axis, std::vector<Cell>& cells, std::vector<float>& weights) {
-    const float inverse = 1.0f / static_cast<float>(axis.tile_px);
-    weights.resize(static_cast<std::size_t>(whole_blocks(axis.size)));
-    int64_t last = -1;
-    for (int64_t pixel = 0; pixel < axis.size; ++pixel) {
-      const Place place = place_of(pixel, inverse);
-      weights[static_cast<std::size_t>(pixel)] = place.weight;
-      if (place.cell != last) {
-        cells.push_back({pixel, pixel, std::max<int64_t>(place.cell - 1, 0),
-                         std::min(place.cell, axis.tiles - 1)});
-        last = place.cell;
-      }
-      cells.back().end = pixel + 1;
-    }
-  }
-
-  int64_t width, height;
-  Axis across{}, down{};
-  std::vector<Cell> cells, row_cells;
-  std::vector<float> right_weights, lower_weights;
-  int limit = 0;
-  float scale = 0;
-  int64_t batch_rows = 0;
-  alignas(kBlock) uint8_t prepared[kPreparedBytes];  // of the table
-};
 
 // One image on its way through the operator.
 class Image {
@@ -212,12 +166,8 @@ class Image {
     const int64_t width = plan_.width;
     rows_.median(in, width, out, rows * width);
     // At the ends of a row that took the neighbours of other rows: there the edge repeats.
-    for (; rows > 0; --rows, in += width, out += width) {
-      const auto column = [&](int64_t x) { return sorted(in[x - width], in[x], in[x + width]); };
-      const Column<uint8_t> left = column(0), right = column(width - 1);
-      out[0] = median_of_columns(left, left, column(std::min<int64_t>(1, width - 1)));
-      out[width - 1] = median_of_columns(column(std::max<int64_t>(width - 2, 0)), right, right);
-    }
+    filter_edge(in, std::min<int64_t>(1, width - 1), rows, out);
+    filter_edge(in + width - 1, -std::min<int64_t>(1, width - 1), rows, out + width - 1);
   }
 
   // Filtered rows -> the result.
@@ -245,6 +195,24 @@ class Image {
   }
 
  private:
+  // The median of the pixels of a column at an edge; `inwards` is where its neighbours are.
+  void filter_edge(const uint8_t* in, int64_t inwards, int64_t rows, uint8_t* out) const {
+    const int64_t width = plan_.width;
+    for (int64_t first = 0; first < rows; first += kEdgeRows) {
+      const int64_t n = std::min(kEdgeRows, rows - first);
+      uint8_t edge[kEdgeRows + 2] = {}, inner[kEdgeRows + 2] = {}, medians[kEdgeRows];
+      for (int64_t i = 0; i < n + 2; ++i) {
+        edge[i] = in[(first + i - 1) * width];
+        inner[i] = in[(first + i - 1) * width + inwards];
+      }
+      for (int64_t i = 0; i < kEdgeRows; ++i) {
+        const Column<uint8_t> a = sorted(edge[i], edge[i + 1], edge[i + 2]);
+        medians[i] = median_of_columns(a, a, sorted(inner[i], inner[i + 1], inner[i + 2]));
+      }
+      for (int64_t i = 0; i < n; ++i) out[(first + i) * width] = medians[i];
+    }
+  }
+
   uint8_t* plane_row(int plane, int64_t y) const {
     return planes_[plane] + y % kept_rows_ * plan_.width;
   }

@@ -123,12 +123,16 @@ struct alignas(32) WordRow {
   uint16_t at[kChunk];
 };
 
-void to_f(const uint8_t* const rgb[3], int64_t from, int64_t n, WordRow f[3]) {
+void to_f(const uint8_t* const rgb[3], int64_t from, int64_t n, WordRow f[3],
+          const uint8_t* next) {
   alignas(32) uint32_t entries[kChunk][4];
-  for (int64_t x = 0; x < n; ++x) {
-    const auto part = [&](int c) { return load_lane(kXyzTables.of[c][rgb[c][from + x]]); };
-    const __m128i sum = _mm_add_epi32(_mm_add_epi32(part(0), part(1)), part(2));
-    store_lane(entries[x], _mm_srli_epi32(sum, 12));
+  for (int64_t block = 0; block < n; block += 16) {
+    if (next != nullptr) __builtin_prefetch(next + 3 * (from + block));
+    for (int64_t x = block; x < block + 16; ++x) {
+      const auto part = [&](int c) { return load_lane(kXyzTables.of[c][rgb[c][from + x]]); };
+      const __m128i sum = _mm_add_epi32(_mm_add_epi32(part(0), part(1)), part(2));
+      store_lane(entries[x], _mm_srli_epi32(sum, 12));
+    }
   }
   for (int64_t x = 0; x < n; ++x) {
     for (int axis = 0; axis < 3; ++axis) f[axis].at[x] = color::kCubeRoot[entries[x][axis]];
@@ -160,11 +164,11 @@ void f_to_lab(const WordRow f[3], int64_t from, int64_t n, uint8_t* const lab[3]
   }
 }
 
-void to_lab(const uint8_t* const rgb[3], uint8_t* const lab[3], int64_t n, const uint8_t*) {
+void to_lab(const uint8_t* const rgb[3], uint8_t* const lab[3], int64_t n, const uint8_t* next) {
   WordRow f[3];
   for (int64_t from = 0; from < n; from += kChunk) {
     const int64_t count = n - from < kChunk ? n - from : kChunk;
-    to_f(rgb, from, count, f);
+    to_f(rgb, from, count, f, next);
     f_to_lab(f, from, count, lab);
   }
 }
@@ -228,7 +232,7 @@ inline Xyz lab_to_xyz(const uint32_t* y_and_fy, __m256i a, __m256i b) {
 }
 
 void to_rgb(const uint8_t* const lab[3], const uint8_t* encode, uint8_t* const rgb[3], int64_t n,
-            const uint8_t*) {
+            const uint8_t* next) {
   const __m256i xy_factors[3] = {pairs(12615, -6296), pairs(-3773, 7684), pairs(217, -836)};
   const __m256i z_factors[3] = {pairs(4 * -2223, -2223), pairs(4 * 185, 185),
                                 pairs(4 * 4715, 4715)};
@@ -238,6 +242,7 @@ void to_rgb(const uint8_t* const lab[3], const uint8_t* encode, uint8_t* const r
   for (int64_t from = 0; from < n; from += kChunk) {
     const int64_t count = n - from < kChunk ? n - from : kChunk;
     for (int64_t x = 0; x < count; x += 16) {
+      if (next != nullptr) __builtin_prefetch(next + 3 * (from + x), 1);
       for (int i = 0; i < 16; ++i) y_and_fy[i] = kYTable[lab[0][from + x + i]];
       const Xyz p = lab_to_xyz(y_and_fy, _mm256_cvtepu8_epi16(load_lane(lab[1] + from + x)),
                                _mm256_cvtepu8_epi16(load_lane(lab[2] + from + x)));
@@ -326,9 +331,26 @@ void pack_corners(const BlendRows& block, const Cell& cell, uint32_t* packed) {
   }
 }
 
+// Eight pixels: dwords of four bytes -> what they blend to, as bytes.
+inline int64_t blended(__m256i four, __m256 right, __m256 lower) {
+  const __m256 one = _mm256_set1_ps(1.0f);
+  const __m256 left = _mm256_sub_ps(one, right), upper = _mm256_sub_ps(one, lower);
+  const auto corner = [&](int shift) {
+    return _mm256_cvtepi32_ps(
+        _mm256_and_si256(_mm256_srli_epi32(four, shift), _mm256_set1_epi32(255)));
+  };
+  const __m256 top = _mm256_add_ps(_mm256_mul_ps(corner(0), left), _mm256_mul_ps(corner(8), right));
+  const __m256 bottom =
+      _mm256_add_ps(_mm256_mul_ps(corner(16), left), _mm256_mul_ps(corner(24), right));
+  const __m256i value =
+      _mm256_cvtps_epi32(_mm256_add_ps(_mm256_mul_ps(top, upper), _mm256_mul_ps(bottom, lower)));
+  const __m128i packed =
+      _mm_packus_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));
+  return _mm_cvtsi128_si64(_mm_packus_epi16(packed, packed));
+}
+
 void blend(const BlendRows& block) {
   alignas(32) uint32_t packed[256], values[8];
-  const __m256 one = _mm256_set1_ps(1.0f);
   for (int64_t c = 0; c < block.cell_count; ++c) {
     const Cell& cell = block.cells[c];
     pack_corners(block, cell, packed);
@@ -336,25 +358,10 @@ void blend(const BlendRows& block) {
       const uint8_t* in = block.in + y * block.stride;
       uint8_t* out = block.out + y * block.stride;
       const __m256 lower = _mm256_set1_ps(block.lower_weights[y]);
-      const __m256 upper = _mm256_sub_ps(one, lower);
       for (int64_t x = cell.begin; x < cell.end; x += 8) {
         for (int i = 0; i < 8; ++i) values[i] = packed[in[x + i]];
-        const __m256i four = load(values);
-        const auto corner = [&](int shift) {
-          return _mm256_cvtepi32_ps(
-              _mm256_and_si256(_mm256_srli_epi32(four, shift), _mm256_set1_epi32(255)));
-        };
         const __m256 right = _mm256_loadu_ps(block.right_weights + x);
-        const __m256 left = _mm256_sub_ps(one, right);
-        const __m256 top =
-            _mm256_add_ps(_mm256_mul_ps(corner(0), left), _mm256_mul_ps(corner(8), right));
-        const __m256 bottom =
-            _mm256_add_ps(_mm256_mul_ps(corner(16), left), _mm256_mul_ps(corner(24), right));
-        const __m256i value = _mm256_cvtps_epi32(
-            _mm256_add_ps(_mm256_mul_ps(top, upper), _mm256_mul_ps(bottom, lower)));
-        const __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(value),
-                                              _mm256_extracti128_si256(value, 1));
-        const int64_t eight = _mm_cvtsi128_si64(_mm_packus_epi16(half, half));
+        const int64_t eight = blended(load(values), right, lower);
         if (cell.end - x >= 8) {
           std::memcpy(out + x, &eight, 8);
         } else {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "../color/tables.h"
+#include "avx512_luma.h"
 #include "avx512_vectors.h"
 #include "rows.h"
 #include "shuffles.h"
@@ -117,8 +118,6 @@ void join(const uint8_t* const planes[3], uint8_t* rgb, int64_t n) {
   }
 }
 
-constexpr WordEntries kLinear(color::kLinear), kY(color::kY), kFy(color::kFy);
-
 // --- RGB -> Lab -------------------------------------------------------------------------------
 
 // Words in the order of `Words`: [chunk / 64][low, high][32].
@@ -132,7 +131,7 @@ struct alignas(64) WordRow {
 };
 
 void to_linear(const uint8_t* const rgb[3], int64_t from, int64_t n, WordRow linear[3]) {
-  const WordTable table(kLinear);
+  const LinearLight table;
   for (int64_t x = 0; x < n; x += kBlock) {
     for (int c = 0; c < 3; ++c) linear[c].put(x, table(load(rgb[c] + from + x)));
   }
@@ -257,10 +256,11 @@ inline void lab_to_xyz(__m512i y, __m512i fy, __m512i a, __m512i b, uint16_t* xy
 }
 
 void to_xyz(const uint8_t* const lab[3], int64_t from, int64_t n, PairRow& row) {
-  const WordTable y_table(kY), f_table(kFy);
+  const Luma luma;
   for (int64_t x = 0; x < n; x += kBlock) {
     const __m512i l = load(lab[0] + from + x);
-    const Words y = y_table(l), fy = f_table(l);
+    Words y, fy;
+    luma(l, y, fy);
     const Words a = widened(load(lab[1] + from + x)), b = widened(load(lab[2] + from + x));
     lab_to_xyz(y.low, fy.low, a.low, b.low, row.xy + 2 * x, row.z + 2 * x);
     lab_to_xyz(y.high, fy.high, a.high, b.high, row.xy + 2 * x + 64, row.z + 2 * x + 64);

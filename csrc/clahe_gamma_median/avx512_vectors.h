@@ -57,64 +57,6 @@ inline Words widened(__m512i bytes) {
   return {_mm512_unpacklo_epi8(bytes, zero), _mm512_unpackhi_epi8(bytes, zero)};
 }
 
-// A table of 256 words as the registers of WordTable hold it: low bytes before high ones, or words.
-struct alignas(64) WordEntries {
-  constexpr explicit WordEntries(const uint16_t (&table)[256]) {
-    for (int i = 0; i < 256; ++i) {
-#ifdef __AVX512VBMI__
-      bytes[i] = static_cast<uint8_t>(table[i]);
-      bytes[256 + i] = static_cast<uint8_t>(table[i] >> 8);
-#else
-      bytes[2 * i] = static_cast<uint8_t>(table[i]);
-      bytes[2 * i + 1] = static_cast<uint8_t>(table[i] >> 8);
-#endif
-    }
-  }
-
-  uint8_t bytes[512]{};
-};
-
-// A table of 256 words, by byte.
-class WordTable {
- public:
-  explicit WordTable(const WordEntries& entries) {
-    for (int i = 0; i < 8; ++i) part_[i] = load(entries.bytes + 64 * i);
-  }
-
-  Words operator()(__m512i bytes) const {
-#ifdef __AVX512VBMI__
-    const __mmask64 upper = _mm512_movepi8_mask(bytes);
-    const __m512i low = of_bytes(0, bytes, upper), high = of_bytes(4, bytes, upper);
-    return {_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)};
-#else
-    const Words index = widened(bytes);
-    return {of_words(index.low), of_words(index.high)};
-#endif
-  }
-
- private:
-#ifdef __AVX512VBMI__
-  __m512i of_bytes(int first, __m512i bytes, __mmask64 upper) const {
-    return _mm512_mask_blend_epi8(
-        upper, _mm512_permutex2var_epi8(part_[first], bytes, part_[first + 1]),
-        _mm512_permutex2var_epi8(part_[first + 2], bytes, part_[first + 3]));
-  }
-#else
-  __m512i of_words(__m512i index) const {
-    const __mmask32 second = _mm512_test_epi16_mask(index, words(64));
-    const __mmask32 upper = _mm512_test_epi16_mask(index, words(128));
-    const auto half = [&](int first) {
-      return _mm512_mask_blend_epi16(
-          second, _mm512_permutex2var_epi16(part_[first], index, part_[first + 1]),
-          _mm512_permutex2var_epi16(part_[first + 2], index, part_[first + 3]));
-    };
-    return _mm512_mask_blend_epi16(upper, half(0), half(4));
-  }
-#endif
-
-  __m512i part_[8];
-};
-
 // A table of 256 bytes, by byte.
 class ByteTable {
  public:

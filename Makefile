@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: profile test lint bench clean
+.PHONY: profile test lint bench build clean
 
-profile: $(SETUP)
+profile: build
 	$(BIN)/python -m perfkit.profile --strategy model_parallel --gpus 2
 
-test: lint
+test: lint build
 	$(BIN)/python -m pytest
 
 lint: $(SETUP)
@@ -18,14 +19,20 @@ lint: $(SETUP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(SETUP)
+bench: build
 	$(BIN)/python -m pytest bench/ --benchmark-only
 
-# The stamp names what the environment was built from; a changed file builds it again.
+# The native operators: compiles what has changed in csrc, and says what it decided.
+build: $(SETUP)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
+# The stamp names what the environment was built from; a changed file builds it again. What the
+# native operators are compiled with comes first: without isolation the build finds it here.
 $(SETUP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) torch 'cuda-toolkit[nvcc]' ninja pybind11 setuptools
+	$(PIP) --no-build-isolation -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache perfkit/ops/*.so

@@ -8,8 +8,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import preprocess
 import torch
 from noop import NoOp
 
@@ -17,7 +20,7 @@ from perfkit.analysis import speed
 from perfkit.core.config import RunConfig, StrategyName
 from perfkit.core.record import read_record
 from perfkit.core.stats import Interval
-from perfkit.engine.loading import endless_batches
+from perfkit.engine.loading import Batch, endless_batches
 from perfkit.engine.training import Training
 from perfkit.measure.paired import time_paired
 from perfkit.measure.recorder import StepRecorder
@@ -25,6 +28,10 @@ from perfkit.strategies.base import Device, Mesh
 
 OVERHEAD_LIMIT_US = 200.0
 HELP_LIMIT_S = 0.5
+
+
+class CannotRunError(Exception):
+    """A case cannot run here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +81,11 @@ def harness_overhead() -> Measurement:
     )
 
 
-def _bare_loop(
-    workload: NoOp, model: torch.nn.Module, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]
-) -> Iterator[None]:
+def _bare_loop(workload: NoOp, model: torch.nn.Module, batches: Iterator[Batch]) -> Iterator[None]:
     """The same training as a user would write it, without perfkit's loop."""
     optimizer = workload.optimizer(model)
     while True:
-        inputs, targets = next(batches)
+        inputs, targets, *_ = next(batches)
         inputs, targets = inputs.to("cpu"), targets.to("cpu")
         losses, weights = workload.loss(model(inputs), targets)
         ((losses * weights).sum() / weights.sum()).backward()
@@ -144,6 +149,25 @@ def command_time(*arguments: str, limit_s: float | None = None) -> Callable[[], 
     return measure
 
 
+def preprocessing(
+    *limits: str, needs: str | None = None, **setup: Any
+) -> Callable[[], Measurement]:
+    """Seconds of CLAHE-gamma-median over a few photographs, beside another way."""
+
+    def measure() -> Measurement:
+        if needs is not None and find_spec(needs) is None:
+            raise CannotRunError(f"{needs} is not installed")
+        what = preprocess.Setup(**setup)
+        facts = preprocess.measure(what)
+        return Measurement(
+            facts["call_s"][preprocess.OURS],
+            preprocess.finding(what, facts, limits),
+            {"beside": facts["other"], "isa": facts["isa"], "photos": facts["photos"]},
+        )
+
+    return measure
+
+
 def _words(interval: Interval) -> str:
     return f"{interval.estimate:.2f}x [{interval.low:.2f}, {interval.high:.2f}]"
 
@@ -160,4 +184,39 @@ CASES = (
     Case("step-ddp-2", "glaucoma step, CPU", strategy_step("ddp", 2)),
     Case("step-model-parallel-2", "glaucoma step, CPU", strategy_step("model_parallel", 2)),
     Case("step-ddp-model-parallel-4", "glaucoma step, CPU", strategy_step("ddp_model_parallel", 4)),
+    *(
+        Case(
+            f"preprocess-{size}",
+            f"preprocess, {size}x{size}",
+            preprocessing("limit 4x, aim 5x", size=size, rounds=20 if size > 1024 else 60),
+        )
+        for size in (224, 512, 2048)
+    ),
+    *(
+        Case(
+            f"preprocess-512-{isa}",
+            "preprocess, 512x512",
+            preprocessing(*limits, size=512, isa=isa),
+        )
+        for isa, limits in (
+            ("avx512", ()),
+            ("avx2", ("limit 1.5x, aim 2.5x",)),
+            ("scalar", ("the oracle",)),
+        )
+    ),
+    Case(
+        "preprocess-batch-2-threads",
+        "preprocess, batch of 32",
+        preprocessing("limit 4x, aim 5x", size=512, batch=32, threads=2, rounds=15),
+    ),
+    Case(
+        "preprocess-batch-scaling",
+        "preprocess, batch of 32",
+        preprocessing("limit 1.8x", size=512, batch=32, threads=2, beside="one-thread", rounds=15),
+    ),
+    Case(
+        "preprocess-kornia",
+        "preprocess, 512x512",
+        preprocessing("limit 10x", needs="kornia", size=512, beside="kornia", rounds=5),
+    ),
 )

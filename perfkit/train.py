@@ -19,7 +19,10 @@ from perfkit.strategies import STRATEGIES
 
 DESCRIPTION = "Train one model under one parallel strategy, epoch after epoch."
 # What may differ when a training goes on: it changes neither the model nor its updates.
-MAY_CHANGE = {"resume", "runs", "name", "data", "device", "threads", "workers", "patience"}
+MAY_CHANGE = {
+    *("resume", "runs", "name", "data", "device", "threads", "workers", "patience"),
+    *("preprocess", "ops"),  # but whether there is preprocessing may not change
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +81,10 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         )
     for option in TrainConfig.model_fields:
         was, now = getattr(before, option), getattr(config, option)
-        if option not in MAY_CHANGE and was != now:
+        may_change = option in MAY_CHANGE
+        if option == "preprocess":
+            may_change = not {was, now} & {None, "none"}  # or it would be another training
+        if was != now and not may_change:
             raise PerfkitError(
                 f"--resume {resumed}: --{option.replace('_', '-')} {now} differs from the {was} "
                 "it began with; leave it out, or start a new training"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Everything that only a CUDA machine can show, in under ten minutes: GPU tests, one run of every
-# strategy that its GPUs allow, and the benchmark cases. Needs no network: the packages must be
-# there (or on PYTHONPATH). Usage: scripts/gpu_check.sh [FOLDER FOR RUNS]
+# Everything that only a CUDA machine can show, in under ten minutes: builds the operators, GPU
+# tests, the CUDA operators under compute-sanitizer, one run of every strategy that its GPUs allow,
+# and the benchmark cases. Needs no network: a CUDA toolkit and the packages must be there (or on
+# PYTHONPATH). Usage: scripts/gpu_check.sh [FOLDER FOR RUNS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -14,7 +15,23 @@ if [ "$gpus" -eq 0 ]; then
     exit 2
 fi
 
-"$PYTHON" -m pytest -q -m gpu -p no:cacheprovider
+PERFKIT_CUDA=1 "$PYTHON" setup.py --quiet build_ext --inplace
+"$PYTHON" -m pytest -q tests/ops/test_native.py
+"$PYTHON" -m pytest -q -m gpu
+
+# Without torch's cache every tensor is an allocation of its own: to go past its end is seen. Graphs
+# need the cache. initcheck has to see torch's kernels too: they write what the operators read.
+if command -v compute-sanitizer >/dev/null; then
+    for check in "memcheck --kernel-name kns=perfkit" "racecheck --kernel-name kns=perfkit" initcheck; do
+        echo "compute-sanitizer $check"
+        # shellcheck disable=SC2086  # the check and its options
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $check --error-exitcode 1 \
+            "$PYTHON" -m pytest -q tests/ops/test_clahe_gamma_median_gpu.py \
+            -k "bytes_are_the_cpus or strides or normalised or several_streams"
+    done
+else
+    echo "gpu_check: no compute-sanitizer on PATH; NOT CHECKED" >&2
+fi
 
 profile() {
     "$PYTHON" -m perfkit.profile --device cuda --steps 60 --runs "$runs" --name "$@"

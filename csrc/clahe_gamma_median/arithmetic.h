@@ -2,8 +2,8 @@
 // CUDA kernels. Sources: opencv modules/imgproc/src/color_lab.cpp and clahe.cpp.
 //
 // Floats are never contracted: the CPU files are built with -ffp-contract=off, the CUDA files with
-// -fmad=false. All functions have internal linkage, because the CPU files of different instruction
-// sets must not share any code.
+// -fmad=false, and where a sum follows a product, `product` and `sum` say so once more. All functions
+// have internal linkage, because the CPU files of different instruction sets must not share code.
 #pragma once
 
 #include <math.h>
@@ -19,6 +19,22 @@
 namespace perfkit::clahe_gamma_median {
 
 constexpr int kBins = 256;
+
+// Rounded each by itself, whatever the compiler is told.
+PERFKIT_FUNCTION float product(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+PERFKIT_FUNCTION float sum(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
 
 PERFKIT_FUNCTION int clamp(int value, int low, int high) {
   return value < low ? low : value > high ? high : value;
@@ -37,28 +53,28 @@ struct Lab {
   std::uint8_t l, a, b;
 };
 
-// fx, fy, fz: color::kCubeRoot of X, Y and Z.
+// fx, fy, fz: color::kCubeRoot of X, Y and Z. Of all 2 ** 24 colours none leaves 0..255.
 PERFKIT_FUNCTION Lab lab_from_f(int fx, int fy, int fz) {
   constexpr int kHalf = 1 << 14, kOffset = 128 << 15;
-  return {static_cast<std::uint8_t>(clamp((296 * fy - 1336934 + kHalf) >> 15, 0, 255)),
-          static_cast<std::uint8_t>(clamp((500 * (fx - fy) + kOffset + kHalf) >> 15, 0, 255)),
-          static_cast<std::uint8_t>(clamp((200 * (fy - fz) + kOffset + kHalf) >> 15, 0, 255))};
+  return {static_cast<std::uint8_t>((296 * fy - 1336934 + kHalf) >> 15),
+          static_cast<std::uint8_t>((500 * (fx - fy) + kOffset + kHalf) >> 15),
+          static_cast<std::uint8_t>((200 * (fy - fz) + kOffset + kHalf) >> 15)};
 }
 
 // --- Lab -> RGB -------------------------------------------------------------------------------
 
 // f -> its argument, both times 16384; near black the inverse of the line, else the cube.
-PERFKIT_FUNCTION int inverse_f(int f) {
-  return f <= 3390 ? f * 108 / 841 - 290 : ((f * f >> 14) * f) >> 14;
-}
+constexpr int kLastOfLine = 3390;
+PERFKIT_FUNCTION int cube(int f) { return ((f * f >> 14) * f) >> 14; }
+PERFKIT_FUNCTION int inverse_f(int f) { return f <= kLastOfLine ? f * 108 / 841 - 290 : cube(f); }
 
 // y and fy: color::kY and color::kFy of L.
-PERFKIT_FUNCTION int x_from_lab(int fy, int a) {
-  return inverse_f(fy + ((5 * a * 53687 + 128) >> 13) - 4194);
+PERFKIT_FUNCTION int fx_from_lab(int fy, int a) {
+  return fy + ((5 * a * 53687 + 128) >> 13) - 4194;
 }
-PERFKIT_FUNCTION int z_from_lab(int fy, int b) {
-  return inverse_f(fy - (((b * 41943 + 16) >> 9) - 10485 + 1));
-}
+PERFKIT_FUNCTION int fz_from_lab(int fy, int b) { return fy - (((b * 41943 + 16) >> 9) - 10484); }
+PERFKIT_FUNCTION int x_from_lab(int fy, int a) { return inverse_f(fx_from_lab(fy, a)); }
+PERFKIT_FUNCTION int z_from_lab(int fy, int b) { return inverse_f(fz_from_lab(fy, b)); }
 
 // X, Y and Z times 16384 -> linear light of red (channel 0), green or blue, in 0..4095.
 PERFKIT_FUNCTION int rgb_from_xyz(int channel, int x, int y, int z) {
@@ -85,7 +101,7 @@ struct Place {
 
 // inverse: 1 / tile_px in float32.
 PERFKIT_FUNCTION Place place_of(std::int64_t pixel, float inverse) {
-  const float position = static_cast<float>(pixel) * inverse - 0.5f;
+  const float position = sum(product(static_cast<float>(pixel), inverse), -0.5f);
   const float low = floorf(position);
   return {static_cast<std::int64_t>(low) + 1, position - low};
 }
@@ -124,7 +140,8 @@ PERFKIT_FUNCTION int clip_count(double clip_limit, std::int64_t tile_area) {
 PERFKIT_FUNCTION int share_of_excess(int bin, int excess) {
   const int rest = excess % kBins;
   const int step = rest > 0 ? kBins / rest : 1;
-  return excess / kBins + (bin % step == 0 && bin / step < rest ? 1 : 0);
+  const int before = bin * (65536 / step + 1) >> 16;  // bin / step, since both are at most 256
+  return excess / kBins + (before * step == bin && before < rest ? 1 : 0);
 }
 
 PERFKIT_FUNCTION float mapping_scale(std::int64_t tile_area) {
@@ -135,8 +152,9 @@ PERFKIT_FUNCTION float mapping_scale(std::int64_t tile_area) {
 PERFKIT_FUNCTION float blended(float top_left, float top_right, float bottom_left,
                                float bottom_right, float right, float lower) {
   const float left = 1.0f - right, upper = 1.0f - lower;
-  return (top_left * left + top_right * right) * upper +
-         (bottom_left * left + bottom_right * right) * lower;
+  const float above = sum(product(top_left, left), product(top_right, right));
+  const float below = sum(product(bottom_left, left), product(bottom_right, right));
+  return sum(product(above, upper), product(below, lower));
 }
 
 // --- Median -----------------------------------------------------------------------------------

@@ -291,6 +291,7 @@ class Finish {
       : image_(image),
         plan_(plan),
         begin_(begin),
+        end_(end),
         last_(std::min(end + 1, plan.height)),
         y_(std::max<int64_t>(begin - 1, 0)),
         cell_(plan.row_cells.data()) {
@@ -317,7 +318,8 @@ class Finish {
 
       // Row y_ is at place 2 of the ring. Above the first row and below the last they repeat.
       const bool at_top = y_ == 0, at_bottom = y_ + rows == plan_.height;
-      const int64_t from = std::max<int64_t>(begin_ - y_ + 2, 1), to = rows + (at_bottom ? 2 : 1);
+      const int64_t from = std::max<int64_t>(begin_ - y_ + 2, 1);
+      const int64_t to = std::min(rows + (at_bottom ? 2 : 1), end_ - y_ + 2);
       for (int c = 0; c < image_.channels(); ++c) {
         if (at_top) copy_rows(c, 2, 1, 1);
         if (at_bottom) copy_rows(c, rows + 1, rows + 2, 1);
@@ -338,7 +340,7 @@ class Finish {
 
   const Image& image_;
   const Plan& plan_;
-  int64_t begin_, last_;
+  int64_t begin_, end_, last_;
   int64_t y_;  // the next row
   const Cell* cell_;
   uint8_t* blended_;

@@ -20,6 +20,7 @@ def why_no_ratio(record: Record, reference: Record) -> str | None:
         (record.parameters != reference.parameters, "other model"),
         (record.data.name != reference.data.name, "other data"),
         (record.config.image_size != reference.config.image_size, "other image size"),
+        (_skips_preprocessing(mine, other), "other preprocessing"),
         (record.scaling != reference.scaling, "other scaling mode"),
         (
             record.scaling == "strong" and mine.global_batch != other.global_batch,
@@ -36,6 +37,12 @@ def throughput_ratio(record: Record, reference: Record) -> float:
     A point estimate: two runs share no rounds, and each is one process.
     """
     return speed.samples_per_s(record.cells[0]) / speed.samples_per_s(reference.cells[0])
+
+
+def _skips_preprocessing(mine: Cell, other: Cell) -> bool:
+    """Whether one of the two leaves out the preprocessing; where it runs, is no other work."""
+    known = {mine.preprocess, other.preprocess}
+    return "none" in known and None not in known and len(known) > 1
 
 
 def _kind(cell: Cell) -> str:

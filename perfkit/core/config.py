@@ -19,7 +19,12 @@ MIN_LOCAL_BATCH = 2  # BatchNorm over features cannot train on one sample
 
 StrategyName = Literal["serial", "ddp", "model_parallel", "ddp_model_parallel"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-VARIED = ("precision", "threads", "workers", "global_batch", "local_batch", "placement")
+Preprocess = Literal["none", "loader", "device", "offline"]
+Ops = Literal["fused", "reference"]
+VARIED = (
+    *("precision", "threads", "workers", "global_batch", "local_batch", "placement"),
+    *("preprocess", "ops"),
+)
 """Options that a run can be measured beside another value of: they leave its layout as it is."""
 RUN_NAME = r"^\w[\w.+-]*$"
 Positive = Annotated[int, Field(ge=1)]
@@ -54,6 +59,11 @@ class RunConfig(BaseModel):
     """Let several devices share one GPU (gloo instead of NCCL). For tests: the run is tainted."""
     precision: Precision = "fp32"
     """Of matrix products and convolutions; bf16 and fp16 by automatic mixed precision."""
+    preprocess: Preprocess | None = None
+    """Where CLAHE, gamma and median run: in the loader, on the device after an upload of bytes,
+    once for a stored set, or not at all. Default: as published with the workload."""
+    ops: Ops = "fused"
+    """What runs them: the native operator, or its reference in plain torch; same bytes."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads of each rank. Default: the cores of this host shared among its ranks."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -161,7 +171,7 @@ class TrainConfig(RunConfig):
     """Stop after this many epochs in a row without a better one. Default: train all epochs."""
     resume: Path | None = None
     """Run folder of a training to go on with; its options hold, but for those that do not change
-    what is trained (data, device, threads, workers, patience)."""
+    what is trained (data, device, preprocess, ops, threads, workers, patience)."""
 
 
 class SessionConfig(BaseModel):

@@ -23,12 +23,21 @@ from pydantic import (
     field_validator,
 )
 
-from perfkit.core.config import RUN_NAME, Precision, ProfileConfig, SessionConfig, TrainConfig
+from perfkit.core.config import (
+    RUN_NAME,
+    Ops,
+    Precision,
+    Preprocess,
+    ProfileConfig,
+    SessionConfig,
+    TrainConfig,
+)
 from perfkit.core.errors import PerfkitError, first_problem
 from perfkit.core.files import replacing
+from perfkit.core.trace_summary import Traces
 from perfkit.core.training_result import Part, TrainingResult
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 2
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
 RECORD_NAME = "record.json"
 
@@ -139,7 +148,8 @@ class StepSample(Part):
     host_s: float
     """Seconds of the whole step on the host clock; a GPU may still be at work when it ends."""
     phases_s: dict[str, float]
-    """Host seconds of data_wait, host_to_device, forward, backward and optimizer."""
+    """Host seconds of data_wait, host_to_device, forward, backward and optimizer; of preprocess
+    where images are preprocessed on the device."""
     device_phases_s: dict[str, float]
     """The same phases in CUDA-event seconds on the slowest device of the rank; empty on a CPU."""
     communication_s: float | None
@@ -215,6 +225,16 @@ class Cell(Part):
     """CPU threads of each rank."""
     workers: int
     """Loader worker processes of each rank."""
+    preprocess: Preprocess | None = None
+    """Where images were preprocessed; None in a loop of one's own and where nobody says."""
+    ops: Ops | None = None
+    """What was asked to preprocess them; None where none are. ``implementation`` is what ran."""
+    implementation: list[str] = Field(default_factory=list)
+    """Of each rank: what preprocessed the images of its first step, as in "fused avx512", "fused
+    cuda" or "reference", or made the stored set that they are from; empty where nothing did."""
+    stored_s: float | None = None
+    """Seconds, before the first step, in which the stored training set was made; None where it was
+    there already or none is used."""
     precision: Precision | None = None
     """What was asked for; ``product_dtypes`` is what was seen. None in a loop of one's own."""
     product_dtypes: list[dict[str, int]] = Field(default_factory=list)
@@ -246,34 +266,6 @@ class Cell(Part):
     """One for each round."""
     memory: list[Memory]
     """One for each rank; empty until the timed pass is over."""
-
-
-class TraceFile(Part):
-    """A trace in the run folder, as read back after it was written."""
-
-    path: str
-    """Relative to the run folder."""
-    rank: int | None
-    """None for the merged trace of all ranks."""
-    size_bytes: int
-    """Size on disk, gzipped."""
-    events: int
-    """Events in the file, metadata not counted."""
-    steps: int
-    """ProfilerStep ranges of each rank in the file."""
-    ranges: dict[str, int]
-    """How often each annotated range occurs, over all ranks in the file."""
-    gpu_kernels: int
-    """Kernels of all ranks in the file; 0 on a CPU."""
-
-
-class Traces(Part):
-    """The traced pass. Its times explain; they are never the result."""
-
-    step_s: list[float]
-    """Host seconds of rank 0's steps under the profiler."""
-    files: list[TraceFile]
-    """One for each rank, and the merged one."""
 
 
 class DataFacts(Part):

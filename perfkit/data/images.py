@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,9 @@ class ImageSource(Protocol):
 
     def read(self, index: int) -> Tensor:
         """Return uint8 RGB [3, size, size]."""
+
+    def fingerprint(self) -> str:
+        """Return what the pixels that ``read`` decodes or draws follow from, size apart."""
 
 
 class Photographs(Dataset[tuple[Tensor, int]]):
@@ -105,6 +109,22 @@ class ImageFiles:
         size = [self._size, self._size]
         resized: Tensor = transforms.resize(pixels, size, antialias=True)
         return resized
+
+    def fingerprint(self) -> str:
+        """Return a hash of the contents of all files in order, whatever their names and dates."""
+        with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock to the others
+            contents = list(pool.map(_hash_of, self._paths))
+        return hashlib.blake2b(b"".join(contents), digest_size=16).hexdigest()
+
+
+def _hash_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError as error:
+        raise PerfkitError(
+            f"{path}: cannot be read ({error.strerror}); take it out of the data set"
+        ) from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

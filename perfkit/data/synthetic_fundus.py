@@ -66,6 +66,10 @@ class SyntheticFundus:
             size=self._size,
         )
 
+    def fingerprint(self) -> str:
+        """Return what all photographs follow from."""
+        return f"{self.name}, key {self._key}, {len(self)} photographs"
+
 
 def _draw_ratios(key: tuple[int, int], count: int) -> npt.NDArray[np.float64]:
     rng = np.random.default_rng([*key, 0, _RATIOS])

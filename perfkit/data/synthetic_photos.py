@@ -58,6 +58,10 @@ class SyntheticPhotos:
             (*self._key, index, _PHOTO), generated=bool(self._generated[index]), size=self._size
         )
 
+    def fingerprint(self) -> str:
+        """Return what all photographs follow from."""
+        return f"{self.name}, key {self._key}, {len(self)} photographs"
+
 
 def render_photo(key: Sequence[int], *, generated: bool, size: int) -> Tensor:
     """Return a photograph of the scene that ``key`` names: uint8 [3, size, size], RGB.

@@ -20,7 +20,8 @@ from perfkit.data.images import Photographs
 from perfkit.engine.checkpoint import Checkpoint, load_model, random_state, set_random_state
 from perfkit.engine.gate import equality_gate
 from perfkit.engine.group import barrier, gather, share
-from perfkit.engine.loading import PREFETCH_FACTOR, endless_batches
+from perfkit.engine.loading import PREFETCH_FACTOR, endless_batches, fixed_batch
+from perfkit.engine.offline import have_stored
 from perfkit.engine.precision import (
     Autocast,
     ProductObserver,
@@ -30,7 +31,7 @@ from perfkit.engine.precision import (
     tf32_in_use,
 )
 from perfkit.engine.resolve import batch_sizes
-from perfkit.engine.training import Training, staged_part, unwrapped
+from perfkit.engine.training import PREPROCESS, Training, staged_part, unwrapped
 from perfkit.measure.host_load import tree_cpu_s
 from perfkit.measure.memory import highest, read_peak, reset_peak
 from perfkit.measure.recorder import PHASES, StepRecorder
@@ -44,7 +45,7 @@ from perfkit.strategies.observe import (
 )
 from perfkit.strategies.placement import Placement
 from perfkit.trace.capture import WARMUP_STEPS, capture
-from perfkit.workloads.base import load_workload, stages_of
+from perfkit.workloads.base import load_workload, prepare_of, stages_of
 
 WARMUP_WINDOW = 3  # steps
 WARMUP_BOUND = 0.10  # relative IQR of the window
@@ -66,6 +67,8 @@ class RankFacts:
     crossings: int | None = None
     product_dtypes: dict[str, int] = field(default_factory=dict)
     tf32: bool | None = None
+    implementation: str = ""
+    stored_s: float | None = None
 
 
 class RankCell:
@@ -105,6 +108,7 @@ class RankCell:
             raise PerfkitError(
                 f"--workload {config.workload}: its model has no parameters to train"
             )
+        stored_s = have_stored(self.workload, "train", config, mesh)
         start = checkpoint.steps if checkpoint is not None else 0
         batches = endless_batches(self.workload, config, mesh, batch.whole, start=start)
         with Autocast(config.precision, mesh.first_device).forward():  # stages are weighed in it
@@ -117,6 +121,7 @@ class RankCell:
             mesh,
             steps_per_epoch=self.steps_per_epoch,
             precision=config.precision,
+            prepare=prepare_of(self.workload, config),
         )
         self._stages = watchable_stages(parallel, model, stages_of(self.workload, model))
         self._seed(mesh.rank)  # dropout must differ from rank to rank
@@ -130,6 +135,7 @@ class RankCell:
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             data=_data_facts(self.workload, dataset, samples),
             tf32=tf32_in_use(self.cuda),
+            stored_s=stored_s,
         )
 
     def first_step(self, recorder: StepRecorder | None = None) -> RankFacts:
@@ -147,6 +153,7 @@ class RankCell:
         self.facts.time_to_first_step_s = time.time() - started
         self.facts.observed = observer.report()
         self.facts.product_dtypes = dict(products.dtypes)
+        self.facts.implementation = self.training.implementation
         check_products(self._config.precision, products.dtypes)
         if self._placement is not None:
             self.facts.placement = list(self._placement.devices)
@@ -258,7 +265,8 @@ class RankCell:
     @property
     def range_names(self) -> list[str]:
         """The ranges that a trace of this cell has, without their prefix."""
-        return [*PHASES, *range_names(self._stages)]
+        on_device = [PREPROCESS] if self._config.preprocess == "device" else []
+        return [*PHASES, *on_device, *range_names(self._stages)]
 
     def _parallelize(self, model: nn.Module, mesh: Mesh) -> nn.Module:
         stages = stages_of(self.workload, model)
@@ -273,7 +281,8 @@ class RankCell:
 
     def _sample(self, model: nn.Module) -> torch.Tensor:
         dataset = self.workload.dataset("train")
-        inputs, _ = self.workload.collate([dataset[0], dataset[1]], None)
+        samples = [dataset[0], dataset[1]]
+        inputs, _ = fixed_batch(self.workload, self._config, samples, self.mesh.first_device)
         return inputs.to(next(model.parameters()).dtype)
 
     def _settle(self, communicate: bool) -> None:

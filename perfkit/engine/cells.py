@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from perfkit.core.config import ProfileConfig, RunConfig
 from perfkit.core.errors import PerfkitError
-from perfkit.core.record import FOREIGN_LOAD_BOUND, Block, Cell, HostLoad, Memory, Role
+from perfkit.core.record import FOREIGN_LOAD_BOUND, Block, Cell, HostLoad, Memory, Record, Role
 from perfkit.engine.cell import RankFacts
+from perfkit.engine.preprocessing import runs_operator
 from perfkit.engine.resolve import Batch, batch_sizes
 from perfkit.strategies import STRATEGIES
 from perfkit.strategies.base import Device
@@ -50,6 +51,10 @@ class CellLog:
             backend=self.backend,
             threads=self.config.threads or 1,
             workers=self.config.workers,
+            preprocess=self.config.preprocess,
+            ops=self.config.ops if runs_operator(self.config) else None,
+            implementation=[facts.implementation for facts in self.facts if facts.implementation],
+            stored_s=first.stored_s,
             precision=self.config.precision,
             product_dtypes=[facts.product_dtypes for facts in self.facts],
             tf32=first.tf32,
@@ -116,6 +121,20 @@ def label_of(config: RunConfig, device: Device) -> str:
         parts.append(f"{count} thread{'s' if count > 1 else ''}")
     precision = [config.precision] if config.precision != "fp32" else []
     return ", ".join([config.strategy, *([" x ".join(parts)] if parts else []), *precision])
+
+
+def differences(record: Record, after: Cell, hardware: str) -> list[str]:
+    """Return the conditions under which a training goes on other than those of its Record."""
+    before = record.cells[0]
+    conditions: dict[str, tuple[object, object]] = {
+        "hardware": (record.environment.hardware, hardware),
+        "devices": (before.devices[0], after.devices[0]),
+        "threads": (before.threads, after.threads),
+        "loader workers": (before.workers, after.workers),
+        "preprocessing": (before.preprocess, after.preprocess),
+        "operators": (before.ops, after.ops),
+    }
+    return [f"{name} {was} then {now}" for name, (was, now) in conditions.items() if was != now]
 
 
 def late_taints(cells: list[CellLog]) -> list[str]:

@@ -10,6 +10,7 @@ from perfkit.core.training_result import Evaluation
 from perfkit.engine.group import gather, share
 from perfkit.engine.loading import shard_loader
 from perfkit.engine.metrics import metrics_of
+from perfkit.engine.offline import have_stored
 from perfkit.engine.training import Outcome, Training
 from perfkit.strategies.base import Mesh
 from perfkit.workloads.base import Workload
@@ -24,6 +25,7 @@ class Evaluator:
         self._workload = workload
         self._split = split
         self._mesh = mesh
+        have_stored(workload, split, config, mesh)
         dataset = workload.dataset(split)
         if not len(dataset):  # type: ignore[arg-type]
             raise PerfkitError(f"the workload's {split!r} set is empty; training needs one")

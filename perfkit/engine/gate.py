@@ -13,7 +13,7 @@ from perfkit.core.config import MIN_LOCAL_BATCH, RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Gate
 from perfkit.data.batches import SeededDataset
-from perfkit.engine.loading import training_keys
+from perfkit.engine.loading import Batch, fixed_batch, training_keys
 from perfkit.engine.training import Training
 from perfkit.measure.recorder import StepRecorder
 from perfkit.strategies.base import Mesh
@@ -82,12 +82,13 @@ def _train(
 
 def _float64_batches(
     workload: Workload, mesh: Mesh, config: RunConfig, global_batch: int
-) -> Generator[tuple[Tensor, Tensor]]:
+) -> Generator[Batch]:
     dataset = workload.dataset("train")
     samples = SeededDataset(dataset, config.seed)  # what it draws must not depend on the ranks
     for batch in training_keys(workload, config, mesh, global_batch):
-        inputs, targets = workload.collate([samples[key][0] for key in batch], None)
-        yield inputs.double(), targets
+        chosen = [samples[key][0] for key in batch]
+        inputs, targets = fixed_batch(workload, config, chosen, mesh.first_device)
+        yield Batch(inputs.double(), targets)
 
 
 def _largest_difference(tested: list[Tensor], serial: list[Tensor] | None, mesh: Mesh) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,9 +16,22 @@ from perfkit.core.errors import PerfkitError
 from perfkit.data.batches import EndlessBatchSampler, SampleKey, SeededDataset
 from perfkit.launch.child import die_with_parent
 from perfkit.strategies.base import Mesh
-from perfkit.workloads.base import Workload
+from perfkit.workloads.base import Workload, implementation_of, prepare_of
+
+T = TypeVar("T")
 
 PREFETCH_FACTOR = 2
+
+
+class Batch(NamedTuple):
+    """Some samples, as a loader hands them over."""
+
+    inputs: Tensor
+    targets: Tensor
+    seeds: Sequence[int] | None = None
+    """One a sample, of what is random in it; None where nothing may be."""
+    implementation: str = ""
+    """What ran the workload's operator where the batch was made."""
 
 
 class Collate:
@@ -28,10 +41,20 @@ class Collate:
         self._workload = workload
         self._random = random
 
-    def __call__(self, samples: Sequence[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
-        """Return (inputs, targets)."""
+    def __call__(self, samples: Sequence[tuple[Any, int]]) -> Batch:
+        """Return the samples as one batch."""
         seeds = [seed for _, seed in samples] if self._random else None
-        return self._workload.collate([sample for sample, _ in samples], seeds)
+        inputs, targets = self._workload.collate([sample for sample, _ in samples], seeds)
+        return Batch(inputs, targets, seeds, implementation_of(self._workload))
+
+
+def fixed_batch(
+    workload: Workload, config: RunConfig, samples: Sequence[Any], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return (inputs, targets) of samples as they reach the model, with nothing random in them."""
+    inputs, targets = workload.collate(samples, None)
+    prepare = prepare_of(workload, config)
+    return (inputs if prepare is None else prepare(inputs.to(device), None)), targets
 
 
 def training_keys(
@@ -50,17 +73,21 @@ def training_keys(
 
 def endless_batches(
     workload: Workload, config: RunConfig, mesh: Mesh, global_batch: int, *, start: int = 0
-) -> Generator[tuple[Tensor, Tensor]]:
+) -> Generator[Batch]:
     """Yield this rank's share of every global batch, loaded by ``config.workers`` workers.
 
     The workers live from the first batch until the generator is closed.
     """
     keys = training_keys(workload, config, mesh, global_batch, start=start)
     loader = _loader(workload, workload.dataset("train"), keys, config, mesh, random=True)
+    yield from in_one_line(loader)
+
+
+def in_one_line(batches: Iterable[T]) -> Generator[T]:
+    """Yield batches; a worker's PerfkitError comes without the traceback in its message."""
     try:
-        yield from loader
+        yield from batches
     except PerfkitError as error:
-        # From a worker it comes with the worker's traceback in its message.
         raise PerfkitError(str(error).rpartition("PerfkitError: ")[2].strip()) from None
 
 
@@ -103,17 +130,24 @@ def _loader(
         SeededDataset(dataset, config.seed),
         batch_sampler=keys,
         collate_fn=Collate(workload, random=random),
-        num_workers=config.workers,
-        # A forked worker would keep the sockets of the process group open: after the death of a
-        # rank its peers would wait for the time-out.
-        multiprocessing_context="forkserver" if config.workers else None,
-        worker_init_fn=_start_worker if config.workers else None,
+        **worker_options(config.workers),
         persistent_workers=bool(config.workers),
         prefetch_factor=PREFETCH_FACTOR if config.workers else None,
         pin_memory=mesh.first_device.type == "cuda",
         # Or it would draw from torch's own, once for each process a training goes through.
         generator=torch.Generator().manual_seed(config.seed),
     )
+
+
+def worker_options(workers: int) -> dict[str, Any]:
+    """Return the options of a DataLoader with so many workers."""
+    return {
+        "num_workers": workers,
+        # A forked worker would keep the sockets of the process group open: after the death of a
+        # rank its peers would wait for the time-out.
+        "multiprocessing_context": "forkserver" if workers else None,
+        "worker_init_fn": _start_worker if workers else None,
+    }
 
 
 def _start_worker(_: int) -> None:

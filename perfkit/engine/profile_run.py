@@ -12,7 +12,8 @@ import psutil
 
 from perfkit.core.config import ProfileConfig
 from perfkit.core.host import available_cores
-from perfkit.core.record import Block, Gate, Record, Traces, write_record
+from perfkit.core.record import Block, Gate, Record, write_record
+from perfkit.core.trace_summary import Traces
 from perfkit.engine.cell import RankCell
 from perfkit.engine.cell_process import CellProcess
 from perfkit.engine.cells import Beside, CellLog, configs_beside, label_of, late_taints

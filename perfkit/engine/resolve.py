@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from perfkit.core.config import MIN_LOCAL_BATCH, ProfileConfig, RunConfig
 from perfkit.core.errors import PerfkitError
+from perfkit.engine.preprocessing import settle_preprocess
 from perfkit.strategies.base import Layout
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -28,7 +29,8 @@ def resolve(
 ) -> Config:
     """Return ``config`` with every default that depends on the device or the host filled in."""
     defaults = CUDA_DEFAULTS if on_cuda else CPU_DEFAULTS
-    filled: dict[str, int] = {"gpus": layout.devices, "ranks": layout.ranks}
+    filled: dict[str, Any] = {"gpus": layout.devices, "ranks": layout.ranks}
+    filled["preprocess"] = settle_preprocess(config, on_cuda=on_cuda)
     if config.image_size is None:
         filled["image_size"] = defaults["image_size"]
     if config.scaling == "weak" and config.local_batch is None:

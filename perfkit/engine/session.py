@@ -22,7 +22,8 @@ from torch import nn
 
 from perfkit.core.config import RUN_NAME, SessionConfig
 from perfkit.core.errors import PerfkitError
-from perfkit.core.record import Block, Cell, DataFacts, HostLoad, Record, Traces, write_record
+from perfkit.core.record import Block, Cell, DataFacts, HostLoad, Record, write_record
+from perfkit.core.trace_summary import Traces
 from perfkit.engine.cells import MIN_STEPS, load_taints
 from perfkit.engine.group import gather, share
 from perfkit.engine.start import nsys_notices

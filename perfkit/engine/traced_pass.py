@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.core.annotate import PREFIX
-from perfkit.core.record import TraceFile, Traces
+from perfkit.core.trace_summary import TraceFile, Traces
 from perfkit.engine.cell import RankCell
 from perfkit.engine.group import gather
 from perfkit.strategies.base import Mesh

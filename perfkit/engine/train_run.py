@@ -27,7 +27,7 @@ from perfkit.core.record import (
 )
 from perfkit.core.training_result import Epoch, Evaluation, TrainingResult
 from perfkit.engine.cell import RankCell
-from perfkit.engine.cells import CellLog, label_of, late_taints
+from perfkit.engine.cells import CellLog, differences, label_of, late_taints
 from perfkit.engine.checkpoint import (
     BEST,
     FOLDER,
@@ -206,29 +206,16 @@ class TrainRun:
             )
         if self.mesh.rank != 0:
             return
-        self._note_change(record, checkpoint.epoch)
         self._before = kept = record.cells[0]
+        changes = differences(record, self.log.as_cell(), self._environment.hardware)
+        if changes:
+            told = f"epochs up to {checkpoint.epoch} ran under other conditions: "
+            self._notices = (*self._notices, told + "; ".join(changes))
         self.log.blocks = [block for block in kept.blocks if block.round < checkpoint.epoch]
         self.log.load = [load for load in kept.load if load.round < checkpoint.epoch]
         self.log.memory = kept.memory
         if self.epochs and self._best().epoch == checkpoint.epoch:
             save_checkpoint(checkpoint, self.folder / FOLDER / BEST)
-
-    def _note_change(self, record: Record, epochs: int) -> None:
-        """Say where the epochs so far were trained under other conditions than the next ones."""
-        kept, config = record.cells[0], self.config
-        changes = {
-            "hardware": (record.environment.hardware, self._environment.hardware),
-            "devices": (kept.devices[0], [device.name for device in self.mesh.devices]),
-            "threads": (kept.threads, config.threads),
-            "loader workers": (kept.workers, config.workers),
-        }
-        told = [f"{name} {was} then {now}" for name, (was, now) in changes.items() if was != now]
-        if told:
-            self._notices = (
-                *self._notices,
-                f"epochs up to {epochs} ran under other conditions: {'; '.join(told)}",
-            )
 
     def _epoch(
         self, number: int, cell: RankCell, validation: Evaluator, listener: Listener

@@ -15,11 +15,21 @@ from torch.nn.utils import clip_grad_norm_
 from perfkit.core.config import Precision
 from perfkit.core.errors import PerfkitError
 from perfkit.engine.group import share
+from perfkit.engine.loading import Batch
 from perfkit.engine.precision import Autocast
 from perfkit.measure.recorder import StepRecorder
 from perfkit.strategies.base import Mesh
 from perfkit.strategies.staged import Moved, StagedModel
-from perfkit.workloads.base import Workload, clip_norm_of, schedule_of
+from perfkit.workloads.base import (
+    Prepare,
+    Workload,
+    clip_norm_of,
+    implementation_of,
+    schedule_of,
+)
+
+PREPROCESS = "preprocess"
+"""Phase in which the device prepares inputs."""
 
 
 class Outcome(NamedTuple):
@@ -34,24 +44,28 @@ class Outcome(NamedTuple):
 class Training:
     """Model, data, optimiser and schedule of one rank.
 
-    ``batches`` yields (inputs, targets) of this rank's share without end.
+    ``batches`` yields this rank's share without end; ``prepare``, if there is one, makes its inputs
+    ready on the device, in a phase of its own.
     """
 
     def __init__(
         self,
         workload: Workload,
         model: nn.Module,
-        batches: Generator[tuple[Tensor, Tensor]],
+        batches: Generator[Batch],
         mesh: Mesh,
         *,
         steps_per_epoch: int,
         precision: Precision = "fp32",
+        prepare: Prepare | None = None,
     ) -> None:
         self.model = model
         self.batches = batches
         self.moved: Moved | None = None  # between devices in the last step
+        self.implementation = ""  # of the workload's operator, as seen in the last step
         self._staged = staged_part(model)
         self._workload = workload
+        self._prepare = prepare
         self._mesh = mesh
         self._input_device = mesh.first_device
         self._output_device = mesh.first_device
@@ -73,10 +87,14 @@ class Training:
         for _ in range(steps):
             with recorder.step(), self._synchronisation(communicate):
                 with recorder.phase("data_wait"):
-                    inputs, targets = next(self.batches)
+                    inputs, targets, seeds, self.implementation = next(self.batches)
                 with recorder.phase("host_to_device"):
                     inputs = inputs.to(self._input_device, non_blocking=True)
                     targets = targets.to(self._output_device, non_blocking=True)
+                if self._prepare is not None:
+                    with recorder.phase(PREPROCESS):
+                        inputs = self._prepare(inputs, seeds)
+                    self.implementation = implementation_of(self._workload)
                 with recorder.phase("forward"):
                     with self._autocast.forward():
                         outputs = self.model(inputs)
@@ -88,7 +106,7 @@ class Training:
                 recorder.finish(loss, self._take_moved(), skipped=skipped)
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Outcome]:
+    def evaluate(self, batches: Iterable[Batch]) -> list[Outcome]:
         """Return what this rank's model makes of every batch, with nothing random in it.
 
         Each batch's ``losses`` and ``weights`` [n], outputs [n, ...] and targets are on the CPU.
@@ -97,9 +115,13 @@ class Training:
         model = self._staged if self._staged is not None else unwrapped(self.model)
         model.eval()
         outcomes = []
-        for inputs, targets in batches:
+        for batch in batches:
+            inputs = batch.inputs.to(self._input_device, non_blocking=True)
+            if self._prepare is not None:
+                inputs = self._prepare(inputs, None)
+            targets = batch.targets
             with self._autocast.forward():
-                outputs = model(inputs.to(self._input_device, non_blocking=True))
+                outputs = model(inputs)
             outputs = self._autocast.exact(outputs)
             there = targets.to(self._output_device, non_blocking=True)
             losses, weights = _checked(self._workload.loss(outputs, there), len(targets))

@@ -25,6 +25,7 @@ from perfkit.measure.machine import (
     nvidia_driver,
 )
 from perfkit.measure.memory import CLEAR_REFS
+from perfkit.ops import native
 from perfkit.strategies import STRATEGIES
 from perfkit.strategies.base import Layout
 from perfkit.strategies.precision import BF16_FLAGS, ComputeCapability, expected_slower, why_not
@@ -248,7 +249,21 @@ def _stand_in_words(layout: Layout) -> str:
 
 
 def _operators(machine: Machine) -> Iterator[Capability]:
-    yield _no("native", "this version builds none; their pure-torch references are used")
+    try:
+        info, why_no_cuda = native.build_info(), native.load()
+    except PerfkitError as error:
+        yield _no("CPU operators", str(error))
+        yield _no("CUDA operators", "needs the CPU operators")
+        return
+    isas = ", ".join(reversed(info.isas))
+    at = f", commit {info.commit[:12]}" if info.commit else ""
+    made = f"for torch {info.torch_abi} and newer, built with {info.torch}, {info.compiler}{at}"
+    yield _yes("CPU operators", f"{info.isa}, of {isas} (PERFKIT_CPU_ISA); {made}")
+    if why_no_cuda:
+        yield _no("CUDA operators", why_no_cuda)
+    else:
+        detail = f"{', '.join(info.cuda_architectures)}; {info.cuda_reason}"
+        yield _yes("CUDA operators", detail, "" if machine.torch().gpus else "there is no GPU here")
 
 
 def _torchrun(machine: Machine) -> Iterator[Capability]:

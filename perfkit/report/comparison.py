@@ -20,6 +20,7 @@ from perfkit.report.terminal import (
     COSTS,
     PHASE_NAMES,
     device_words,
+    preprocess_words,
     print_lines,
     title,
 )
@@ -41,6 +42,7 @@ LEGEND: dict[str, Any] = {"ncols": 4, "fontsize": 8, "frameon": False}
 PHASE_COLOURS = {
     "data_wait": "#999999",
     "host_to_device": "#e69f00",
+    "preprocess": "#cc79a7",
     "forward": "#56b4e9",
     "backward": "#0072b2",
     "optimizer": "#009e73",
@@ -69,6 +71,12 @@ def print_comparison(records: Sequence[Record], console: Console) -> None:
     letters = ascii_uppercase[: len(records)]
     named = list(zip(letters, records, strict=True))
     titles = [(letter, f"{record.name}: {title(record)}") for letter, record in named]
+    preprocessed = [preprocess_words(record.cells[0]) for record in records]
+    if len(set(preprocessed)) > 1:
+        titles = [
+            (letter, f"{name}, preprocess: {words}")
+            for (letter, name), words in zip(titles, preprocessed, strict=True)
+        ]
     print_lines(titles, console, key_width=1)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", style="bold")
@@ -186,10 +194,15 @@ def _steps(axes: Axes, records: Sequence[Record]) -> None:
         speed.host_step_s(record.cells[0], mean.rank)
         for record, mean in zip(records, means, strict=True)
     ]
+    shown = {
+        name: words
+        for name, words in PHASE_NAMES.items()
+        if any(name in mean.seconds for mean in means)
+    }
     factor, unit = (1e3, "milliseconds") if max(map(max, times)) < 1 else (1.0, "seconds")
     for row, mean in enumerate(means):
         start = 0.0
-        for name, words in PHASE_NAMES.items():
+        for name, words in shown.items():
             width = mean.seconds.get(name, 0.0) * factor
             colour = PHASE_COLOURS[name]
             axes.barh(row, width, left=start, height=BAR_HEIGHT, color=colour, label=words)

@@ -19,6 +19,7 @@ from perfkit.report.words import bounds, count_of, decimals, duration, known, si
 PHASE_NAMES = {
     "data_wait": "data wait",
     "host_to_device": "host to device",
+    "preprocess": "preprocess",
     "forward": "forward",
     "backward": "backward",
     "optimizer": "optimiser",
@@ -119,10 +120,12 @@ def conditions(record: Record) -> list[Line]:
     weights = None if isinstance(record.config, SessionConfig) else record.config.weights
     model = f"{named}, " if named else ""
     px = f", {size_px} x {size_px} px" if size_px is not None else ""
+    made = "" if cell.stored_s is None else f"; stored before, in {duration(cell.stored_s)}"
     lines = [
         ("data", f"{record.data.name}{px}"),
         *([("model", f"{model}{record.parameters:,} parameters")] if record.parameters else []),
         *([("weights", f"{weights}")] if weights else []),
+        *([("preprocess", preprocess_words(cell) + made)] if cell.preprocess else []),
         *([("precision", precision_words(cell))] if cell.precision else []),
         ("batch", batch),
         ("machine", f"{environment.hardware}; torch {environment.versions.get('torch', '?')}"),
@@ -179,6 +182,9 @@ def costs_table(record: Record) -> Table:
     for baseline in baselines:
         table.add_column(f"{baseline.role}\n{_heading(baseline)}", justify="right")
     cells = (strategy, *baselines)
+    preprocessed = [preprocess_words(cell).replace(", ", "\n") for cell in cells]
+    if len(set(preprocessed)) > 1:
+        table.add_row("preprocess", *preprocessed)
     for cost in COSTS:
         told = [cost.tell(record, cell) for cell in cells]
         if record.kind != "own loop" or told != ["?"]:
@@ -329,6 +335,11 @@ def precision_words(cell: Cell) -> str:
     if cell.tf32 is None:
         return f"{cell.precision}"
     return f"{cell.precision} (TF32 {'on' if cell.tf32 else 'off'})"
+
+
+def preprocess_words(cell: Cell) -> str:
+    """Return where images were preprocessed, and what was seen to do it."""
+    return ", ".join([cell.preprocess or "?", *dict.fromkeys(cell.implementation)])
 
 
 def all_ranks_memory(cell: Cell) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, get_args
 
-from perfkit.core.config import RunConfig
+from perfkit.core.config import Preprocess, RunConfig
 from perfkit.core.errors import PerfkitError
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
     from torch.utils.data import Dataset
+
+Prepare: TypeAlias = "Callable[[Tensor, Sequence[int] | None], Tensor]"
 
 BUILT_IN = {
     "forensics": "perfkit.workloads.forensics:Forensics",
@@ -35,7 +37,13 @@ class Workload(Protocol):
     - ``clip_norm: float``: the largest norm of all gradients together;
     - ``metrics(outputs, targets) -> dict[str, float]``: what the model is worth on a whole split,
       outputs [N, ...] and targets [N, ...] being joined on the CPU. Without it outputs [N, C] with
-      integer targets [N] are those of a classifier, and anything else has its loss alone.
+      integer targets [N] are those of a classifier, and anything else has its loss alone;
+    - ``preprocess_choices: tuple[str, ...]``: the values of ``--preprocess`` that it takes, its own
+      first; the one that holds is ``config.preprocess``. Without this member the option is refused.
+      With "device" among them it has ``prepare(inputs, seeds) -> Tensor``, which is then called
+      with collate's inputs on the device of the rank and with the ``seeds`` that collate got; with
+      "offline" it has ``stored(split) -> StoredImages``, which its data set then reads;
+    - ``implementation: str``: which implementation of ``config.ops`` ran last in this process.
     """
 
     def __init__(self, config: RunConfig) -> None: ...
@@ -118,6 +126,33 @@ def clip_norm_of(workload: Workload) -> float | None:
     """Return the largest norm of all gradients together, or None where they are not clipped."""
     norm: float | None = getattr(workload, "clip_norm", None)
     return norm
+
+
+def preprocess_of(workload: type[Workload]) -> tuple[Preprocess, ...]:
+    """Return the values of ``--preprocess`` that a workload takes, its own first; or none.
+
+    Raises PerfkitError for a value that does not exist, or whose member the class lacks.
+    """
+    takes: tuple[Preprocess, ...] = tuple(getattr(workload, "preprocess_choices", ()))
+    needs: dict[Preprocess, str] = {"device": "prepare", "offline": "stored"}
+    for value in takes:
+        if value not in get_args(Preprocess) or not hasattr(workload, needs.get(value, "collate")):
+            raise PerfkitError(
+                f"workload {workload.__name__}: its preprocess_choices has {value!r}; it can have "
+                "none, loader, device (with a member prepare) and offline (with a member stored)"
+            )
+    return takes
+
+
+def prepare_of(workload: Workload, config: RunConfig) -> Prepare | None:
+    """Return what prepares inputs on the device; None where they come ready from the loader."""
+    return cast(Any, workload).prepare if config.preprocess == "device" else None
+
+
+def implementation_of(workload: Workload) -> str:
+    """Return which implementation of its operator ran last; empty where it does not say."""
+    told = getattr(workload, "implementation", "")
+    return told if isinstance(told, str) else ""  # the name may be taken for something else
 
 
 def _told(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perfkit.core.config import RunConfig
+from perfkit.core.config import Preprocess, RunConfig
 from perfkit.core.errors import PerfkitError
-from perfkit.data.batches import repeat_minority
+from perfkit.data.batches import repeat_minority, seeded
 from perfkit.data.images import ImageSource, Photographs
+from perfkit.data.stored import StoredImages
 from perfkit.models.registry import find_architecture
 from perfkit.models.weights import load_weights, normalisation_for
+from perfkit.workloads.enhancement import PARAMETERS, Enhancement, normalise
 
 NUM_CLASSES = 2
 SYNTHETIC_COUNTS = {"train": 960, "val": 240, "test": 240}
@@ -25,24 +27,33 @@ SYNTHETIC_COUNTS = {"train": 960, "val": 240, "test": 240}
 class ImageClassification(ABC):
     """Model, data and loss of a workload; what is left of ``base.Workload`` is its own.
 
-    The chain is decode -> resize -> ``prepare`` -> normalise; ``class_weights`` is float32 [2].
+    The chain is decode -> resize -> enhance -> augment -> normalise, where ``--preprocess`` says
+    who enhances: the loader (in ``collate``), the device (in ``prepare``), a stored set, or nobody.
+    ``class_weights`` is float32 [2].
     """
 
     default_model: ClassVar[str]
     """The published one."""
     most_repeats: ClassVar[int] = 1
     """Of an image of the rarer class in an epoch."""
+    preprocess_choices: ClassVar[tuple[Preprocess, ...]]
+    """All values of ``--preprocess``, the published one first."""
+    augmentation: Callable[[Tensor], Tensor] | None = None
+    """Draws one uint8 [3, size, size] anew from torch's generator."""
 
     def __init__(self, config: RunConfig) -> None:
         if config.image_size is None:
             raise ValueError("a workload is made from a resolved RunConfig")
         self._config = config
         self._size = config.image_size
+        self._preprocess = config.preprocess or self.preprocess_choices[0]
+        self._enhance = Enhancement(config.ops)
         self._architecture = find_architecture(config.model or self.default_model, self._size)
         self.normalisation = normalisation_for(config.weights)
-        self._mean = torch.tensor(self.normalisation.mean)[:, None, None]
-        self._std = torch.tensor(self.normalisation.std)[:, None, None]
+        self._mean = torch.tensor(self.normalisation.mean)
+        self._std = torch.tensor(self.normalisation.std)
         # After all that is refused at once: a folder takes a while to read.
+        self._sources: dict[str, ImageSource] = {}
         train = self._source("train")
         self._train = Photographs(train, repeat_minority(train.labels, most=self.most_repeats))
         self.class_weights = torch.ones(NUM_CLASSES)
@@ -54,10 +65,6 @@ class ImageClassification(ABC):
     @abstractmethod
     def draw(self, split: str, count: int) -> ImageSource:
         """Return a split of ``count`` synthetic photographs."""
-
-    def prepare(self, images: Tensor, seeds: Sequence[int] | None) -> Tensor:
-        """Return uint8 [N, 3, size, size] as it is to be normalised; ``seeds`` as for collate."""
-        return images
 
     def model(self) -> nn.Module:
         """Return a new model for two classes, started from the weights that the user names."""
@@ -77,26 +84,75 @@ class ImageClassification(ABC):
         source = self._source(split)
         return Photographs(source, torch.arange(len(source)))
 
+    def stored(self, split: str) -> StoredImages:
+        """Return the stored set that ``--preprocess offline`` reads a split from."""
+        source = self._source(split)
+        assert isinstance(source, StoredImages)
+        return source
+
     def collate(
         self, samples: Sequence[tuple[Tensor, int]], seeds: Sequence[int] | None
     ) -> tuple[Tensor, Tensor]:
-        """Return float32 [N, 3, size, size], normalised, and int64 [N]."""
-        images = self.prepare(torch.stack([image for image, _ in samples]), seeds)
-        inputs = (images.float() / 255 - self._mean) / self._std
-        return inputs, torch.tensor([label for _, label in samples])
+        """Return the inputs and int64 [N].
+
+        The inputs are float32 [N, 3, size, size], normalised; where the device is to ``prepare``
+        them, uint8 [N, 3, size, size].
+        """
+        images = torch.stack([image for image, _ in samples])
+        targets = torch.tensor([label for _, label in samples])
+        return images if self._preprocess == "device" else self.prepare(images, seeds), targets
+
+    def prepare(self, images: Tensor, seeds: Sequence[int] | None) -> Tensor:
+        """Return float32 [N, 3, size, size], normalised, of uint8 images on any device."""
+        augments = seeds is not None and self.augmentation is not None
+        if self._preprocess in {"loader", "device"}:
+            if not augments:
+                return self._enhance.normalised(images, self._mean, self._std)
+            images = self._enhance(images)
+        if augments:
+            pairs = zip(images, seeds or (), strict=True)
+            images = torch.stack([self._augmented(image, seed) for image, seed in pairs])
+        return normalise(images, self._mean, self._std)
+
+    @property
+    def implementation(self) -> str:
+        """What ran the operator here, or made the stored set; empty where nothing did."""
+        return self.stored("train").made_by if self._preprocess == "offline" else self._enhance.ran
 
     def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return cross-entropy and the weight of its class for each sample."""
         weights = self.class_weights.to(outputs.device, outputs.dtype)
         return F.cross_entropy(outputs, targets, reduction="none"), weights[targets]
 
+    def _augmented(self, image: Tensor, seed: int) -> Tensor:
+        assert self.augmentation is not None
+        with seeded(seed):
+            return self.augmentation(image)
+
     def _source(self, split: str) -> ImageSource:
+        if split not in self._sources:
+            source = self._read(split)
+            if self._preprocess == "offline":
+                source = self._as_stored(source)
+            self._sources[split] = source
+        return self._sources[split]
+
+    def _read(self, split: str) -> ImageSource:
         root = self._config.data
         if root is None:
             return self.draw(split, SYNTHETIC_COUNTS[split])
         if not root.is_dir():
             raise PerfkitError(f"--data {root}: is not a folder; name that of the data set")
         return self.read_folder(root, split)
+
+    def _as_stored(self, source: ImageSource) -> StoredImages:
+        facts = {
+            "workload": self._config.workload,
+            "size": self._size,
+            "operator": PARAMETERS,
+            "ops": self._config.ops,
+        }
+        return StoredImages(source, self._enhance, self._config.runs / "preprocessed", facts)
 
 
 def inverse_counts(labels: Tensor) -> Tensor:

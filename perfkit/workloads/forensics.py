@@ -22,6 +22,7 @@ class Forensics(ImageClassification):
     """The workload; see ``perfkit.workloads.base.Workload`` for what its members promise."""
 
     default_model = "resnet18"
+    preprocess_choices = ("none", "loader", "device", "offline")
 
     def read_folder(self, root: Path, split: str) -> ImageSource:
         """Return a split of a folder with a ``train.csv``."""

@@ -37,6 +37,11 @@ def strong(global_batch: int, ranks: int = 1) -> Record:
         (a_record(SERIAL, config={"workload": "glaucoma"}), REFERENCE, "other workload"),
         (other_data(), REFERENCE, "other data"),
         (a_record(SERIAL, config={"image_size": 224}), REFERENCE, "other image size"),
+        (
+            a_record(a_cell([[0.2]], preprocess="none")),
+            a_record(a_cell([[0.2]], preprocess="loader")),
+            "other preprocessing",
+        ),
         (strong(4), REFERENCE, "other scaling mode"),
         (strong(8), strong(16), "other global batch"),
         (a_record(a_cell([[0.2]], local_batch=8)), REFERENCE, "other local batch"),
@@ -56,6 +61,11 @@ def test_what_would_make_a_ratio_meaningless_is_the_reason_in_both_directions(
         (a_record(DDP), REFERENCE),  # weak: the global batch may differ
         (strong(8, ranks=2), strong(8)),  # strong: the local batch may differ
         (a_record(SERIAL, config={"seed": 5, "steps": 40}), REFERENCE),
+        (
+            a_record(a_cell([[0.2]], preprocess="device", ops="fused")),
+            a_record(a_cell([[0.2]], preprocess="offline", ops="reference")),
+        ),
+        (a_record(a_cell([[0.2]], preprocess="none")), REFERENCE),  # of which nothing is known
         (a_record(SERIAL, environment=an_environment(hostname="twin")), REFERENCE),
     ],
 )

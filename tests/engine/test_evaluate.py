@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.engine.evaluate import Evaluator
-from perfkit.engine.loading import endless_batches
+from perfkit.engine.loading import Batch, endless_batches
 from perfkit.engine.training import Training
 from perfkit.measure.recorder import StepRecorder
 from perfkit.strategies.base import Device, Mesh
@@ -174,6 +173,6 @@ def test_bf16_is_evaluated_in_bf16_and_its_losses_are_float32() -> None:
     model[-1].register_forward_hook(lambda *call: seen.add(call[2].dtype))  # type: ignore[operator, union-attr]
     dataset = workload.dataset("val")
     samples = [dataset[index] for index in range(4)]
-    (outcome,) = training.evaluate(itertools.repeat(workload.collate(samples, None), 1))
+    (outcome,) = training.evaluate([Batch(*workload.collate(samples, None))])
     assert seen == {torch.bfloat16}
     assert (outcome.losses.dtype, outcome.outputs.dtype) == (torch.float32, torch.float32)

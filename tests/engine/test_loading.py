@@ -59,7 +59,7 @@ def test_a_shard_is_the_same_in_every_epoch_with_and_without_workers(workers: in
     mesh = Mesh(rank=1, world_size=2, devices=ALONE.devices)
     loader = shard_loader(workload, dataset, config, mesh, 4)
     for _ in range(2):
-        inputs, targets = (torch.cat(column) for column in zip(*loader, strict=True))
+        inputs, targets = (torch.cat(column) for column in list(zip(*loader, strict=True))[:2])
         expected = workload.collate([dataset[index] for index in range(1, 13, 2)], None)
         assert torch.equal(inputs, expected[0])
         assert torch.equal(targets, expected[1])
@@ -78,20 +78,22 @@ def test_training_samples_have_seeds_of_their_own_and_evaluation_has_none() -> N
 def test_a_collate_gets_samples_and_seeds_apart() -> None:
     workload = Watched(RunConfig())
     samples = [(workload.dataset("val")[index], 100 + index) for index in range(3)]
-    inputs, _ = Collate(workload, random=True)(samples)
-    Collate(workload, random=False)(samples)
+    batch = Collate(workload, random=True)(samples)
+    assert batch.seeds == [100, 101, 102]
+    assert Collate(workload, random=False)(samples).seeds is None
     assert workload.seeds == [[100, 101, 102], None]
-    assert inputs.shape == (3, trainable.FEATURES)
+    assert batch.inputs.shape == (3, trainable.FEATURES)
 
 
 def test_a_training_goes_on_with_the_batches_that_it_had_not_seen() -> None:
     workload, config = trainable.ThreeClasses(RunConfig()), RunConfig(seed=3)
     whole = list(islice(endless_batches(workload, config, ALONE, 8), 11))  # six an epoch
     rest = list(islice(endless_batches(workload, config, ALONE, 8, start=4), 7))
-    for (inputs, targets), (other_inputs, other_targets) in zip(whole[4:], rest, strict=True):
-        assert torch.equal(inputs, other_inputs)
-        assert torch.equal(targets, other_targets)
-    assert not torch.equal(whole[0][0], rest[0][0])
+    for batch, other in zip(whole[4:], rest, strict=True):
+        assert torch.equal(batch.inputs, other.inputs)
+        assert torch.equal(batch.targets, other.targets)
+        assert batch.seeds == other.seeds
+    assert not torch.equal(whole[0].inputs, rest[0].inputs)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

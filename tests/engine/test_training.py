@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
-from perfkit.engine.loading import endless_batches
+from perfkit.engine.loading import Batch, endless_batches
 from perfkit.engine.training import Training, staged_part
 from perfkit.measure.recorder import PHASES, StepRecorder
 from perfkit.strategies.base import Device, Mesh
@@ -54,9 +54,7 @@ class Momentum(tiny.Tiny):
         return AdamW(model.parameters(), lr=0.1)
 
 
-def batches_of(
-    workload: tiny.Tiny, mesh: Mesh, config: RunConfig = CONFIG
-) -> Generator[tuple[Tensor, Tensor]]:
+def batches_of(workload: tiny.Tiny, mesh: Mesh, config: RunConfig = CONFIG) -> Generator[Batch]:
     return endless_batches(workload, config, mesh, 4 * mesh.world_size)
 
 
@@ -106,7 +104,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def joined_batch() -> tuple[Tensor, Tensor]:
     """The first global batch of two ranks with four samples each."""
     workload = Linear(CONFIG)
-    inputs, targets = next(endless_batches(workload, CONFIG, ALONE, 8))
+    inputs, targets, *_ = next(endless_batches(workload, CONFIG, ALONE, 8))
     return inputs, targets
 
 
@@ -252,7 +250,7 @@ def test_loader_workers_change_nothing_in_the_batches_and_live_until_the_trainin
     alone = list(islice(batches_of(workload, ALONE), 20))
     training = training_of(workload, ALONE, config=RunConfig(workers=2))
     helped = list(islice(training.batches, 20))
-    for (inputs, targets), (other_inputs, other_targets) in zip(alone, helped, strict=True):
+    for (inputs, targets, *_), (other_inputs, other_targets, *_) in zip(alone, helped, strict=True):
         assert torch.equal(inputs, other_inputs)
         assert torch.equal(targets, other_targets)
     assert len(multiprocessing.active_children()) == len(before) + 2

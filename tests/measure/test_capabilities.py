@@ -20,8 +20,10 @@ from machines import (
 
 import perfkit
 from perfkit.core.config import Precision, StrategyName
+from perfkit.core.errors import PerfkitError
 from perfkit.measure.capabilities import PROBES, Capabilities, Capability, find_capabilities
 from perfkit.measure.machine import GpuFacts, Machine, Output, TorchFacts, this_machine
+from perfkit.ops.native import BuildInfo
 
 SMI = {"nvidia-smi": nvidia_smi(H200, H200)}
 BROKEN_SMI = {"nvidia-smi": Output(False, "Failed to initialize NVML: Unknown Error\nmore")}
@@ -253,10 +255,56 @@ def test_ranks_on_gpus_need_nccl() -> None:
     )  # too few GPUs for it
 
 
-def test_native_operators_are_not_claimed() -> None:
-    (row,) = rows("operators", machine()).values()
+BUILD = BuildInfo(
+    commit="0123456789abcdef0123456789abcdef01234567",
+    torch="2.15.0+cu132",
+    torch_abi="2.11",
+    compiler="g++ 12.2.0",
+    cuda_architectures=("sm_90", "compute_90"),
+    cuda_toolkit="13.2",
+    cuda_reason="nvcc 13.2 (nvcc on PATH), torch's own version",
+    isa="avx2",
+    isas=("scalar", "avx2"),
+)
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr("perfkit.ops.native.build_info", lambda: BUILD)
+    monkeypatch.setattr("perfkit.ops.native.load", lambda: "")
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("built")
+def test_native_operators_are_told_with_how_they_were_built() -> None:
+    found = rows("operators", gpu_machine(H200))
+    assert found["CPU operators"].detail == (
+        "avx2, of avx2, scalar (PERFKIT_CPU_ISA); for torch 2.11 and newer, "
+        "built with 2.15.0+cu132, g++ 12.2.0, commit 0123456789ab"
+    )
+    assert found["CUDA operators"] == Capability(
+        name="CUDA operators",
+        available=True,
+        detail="sm_90, compute_90; nvcc 13.2 (nvcc on PATH), torch's own version",
+    )
+    assert rows("operators", machine())["CUDA operators"].reason == "there is no GPU here"
+
+
+def test_why_there_are_no_cuda_operators_is_told(built: pytest.MonkeyPatch) -> None:
+    built.setattr("perfkit.ops.native.load", lambda: "perfkit was built without them")
+    row = rows("operators", gpu_machine(H200))["CUDA operators"]
     assert not row.available
-    assert "pure-torch" in row.reason
+    assert row.reason == "perfkit was built without them"
+
+
+def test_operators_that_are_not_built_say_so(built: pytest.MonkeyPatch) -> None:
+    def missing() -> NoReturn:
+        raise PerfkitError("not built; build them with: make")
+
+    built.setattr("perfkit.ops.native.build_info", missing)
+    found = rows("operators", machine())
+    assert not any(row.available for row in found.values())
+    assert found["CPU operators"].reason == "not built; build them with: make"
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,29 @@ def test_each_letter_is_explained_and_what_is_doubtful_is_said_under_it() -> Non
     assert "B  something [was] odd\n" in text
 
 
+def test_how_images_were_preprocessed_is_said_where_it_differs() -> None:
+    loader, device = (
+        a_record(a_cell([[0.2]], preprocess=where, implementation=[what] * 2), name=where)
+        for where, what in (("loader", "reference"), ("device", "fused cuda"))
+    )
+    text = printed(loader, device, width=120)
+    assert (
+        "A  loader: tiny:Tiny under serial on 1 CPU rank (quick look), preprocess: loader, " in text
+    )
+    assert text.count("preprocess: device, fused cuda\n") == 1
+    assert "preprocess" not in printed(device, device)
+
+
+def test_a_phase_is_drawn_only_where_some_run_has_it(tmp_path: Path) -> None:
+    assert "preprocess" not in svg([SERIAL], tmp_path)
+    step = SERIAL.cells[0].blocks[0].steps[0]
+    longer = step.model_copy(update={"phases_s": {**step.phases_s, "preprocess": 0.01}})
+    block = SERIAL.cells[0].blocks[0].model_copy(update={"steps": [longer]})
+    cell = SERIAL.cells[0].model_copy(update={"blocks": [block]})
+    record = SERIAL.model_copy(update={"cells": [cell]})
+    assert "preprocess" in svg([SERIAL, record], tmp_path)
+
+
 def test_across_hardware_the_costs_stay_and_the_reason_stands_for_the_ratio() -> None:
     text = printed(SERIAL, ELSEWHERE)
     assert table_row(text, "B")[1:3] == ["2.00 ms", "2,000"]

@@ -54,6 +54,18 @@ def test_it_says_what_was_run_on_what_and_that_it_is_a_quick_look(
     assert row(text, "notice")[1] == "the fan was loud"
 
 
+def test_it_says_where_images_were_preprocessed_and_what_was_seen_to_do_it(tmp_path: Path) -> None:
+    here = {"preprocess": "device", "ops": "fused", "implementation": ["fused avx2"] * 2}
+    there = {"preprocess": "offline", "implementation": ["reference"] * 2, "stored_s": 3.5}
+    variant = a_cell([[0.2]], role="variant", label="serial, 1 thread, preprocess=offline", **there)
+    text = printed(a_record(a_cell([[0.1]], **here), variant), tmp_path)
+    assert "preprocess     device, fused avx2\n" in text
+    assert re.search(r"^preprocess +device +offline\n +fused avx2 +reference\n", text, re.MULTILINE)
+    alone = printed(a_record(a_cell([[0.1]], **there)), tmp_path)
+    assert row(alone, "preprocess")[1] == "offline, reference; stored before, in 3.50 s"
+    assert "preprocess" not in printed(a_record(a_cell([[0.1]])), tmp_path)
+
+
 def test_absolute_costs_stand_beside_those_of_the_baselines(ddp: Record, tmp_path: Path) -> None:
     text = printed(ddp, tmp_path)
     assert row(text, "step time")[1:] == ["250 ms", "200 ms", "125 ms"]

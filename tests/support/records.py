@@ -16,9 +16,8 @@ from perfkit.core.record import (
     Memory,
     Record,
     StepSample,
-    TraceFile,
-    Traces,
 )
+from perfkit.core.trace_summary import TraceFile, Traces
 from perfkit.core.training_result import Epoch, Evaluation, TrainingResult
 
 # What is left of a step, a twentieth, belongs to no phase.

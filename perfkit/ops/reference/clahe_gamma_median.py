@@ -8,7 +8,6 @@ an addition changes bytes.
 
 from __future__ import annotations
 
-import math
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -16,10 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perfkit.core.errors import PerfkitError
+from perfkit.ops.clahe_checks import (
+    BINS,
+    check_gamma,
+    check_images,
+    check_lut,
+    check_parameters,
+    gamma_table,
+    refusal,
+)
 from perfkit.ops.reference.lab import lab_to_rgb, lookup, rgb_to_lab
-
-_BINS = 256
 
 
 def clahe_gamma_median(
@@ -46,9 +51,9 @@ def clahe_gamma_median(
         images: uint8 [H, W, C] or [N, H, W, C] (layout "hwc"), [C, H, W] or [N, C, H, W]
             (layout "chw"); C is 3 or 1, H and W are at least 1, N may be 0, any strides, any
             device.
-        clip_limit: the highest histogram bin, in multiples of the mean bin of a tile; 0 or less
-            means no clipping, and so does 256 or more (where OpenCV's limit leaves the range of
-            int32, its result is undefined and not followed).
+        clip_limit: the highest histogram bin, in multiples of the mean bin of a tile; 0 means no
+            clipping, and so does 256 or more (where OpenCV's limit leaves the range of int32, its
+            result is undefined and not followed).
         tile_grid: tiles as (columns, rows); may exceed the image.
         gamma: exponent of `gamma_lut`, above 0; not looked at when `lut` is given.
         lut: uint8 [256] on any device, used in place of the gamma table.
@@ -60,11 +65,13 @@ def clahe_gamma_median(
     Raises:
         PerfkitError: an argument is not as described above.
     """
-    channel_dim = _check_images(images, layout)
-    _check_parameters(clip_limit, tile_grid)
+    height, width, _ = check_images(images, Tensor, torch.uint8, layout)
+    check_parameters(clip_limit, tile_grid)
+    _check_tile(height, width, tile_grid)
+    channel_dim = 3 if layout == "hwc" else 1
     if lut is None:
         lut = gamma_lut(gamma)
-    _check_lut(lut)
+    check_lut(lut, Tensor, torch.uint8)
     if images.numel() == 0:
         return torch.empty(images.shape, dtype=torch.uint8, device=images.device)
 
@@ -90,10 +97,17 @@ def gamma_lut(gamma: float) -> Tensor:
     Raises:
         PerfkitError: `gamma` is not a finite number above 0.
     """
-    if not _is_finite(gamma) or gamma <= 0:
-        raise _refusal("gamma", "a finite number above 0", repr(gamma))
-    table = [round(255 * (i / 255) ** (1 / gamma)) for i in range(_BINS)]
-    return torch.tensor(table, dtype=torch.uint8, device="cpu")
+    check_gamma(gamma)
+    return torch.tensor(list(gamma_table(gamma)), dtype=torch.uint8, device="cpu")
+
+
+def _check_tile(height: int, width: int, tile_grid: tuple[int, int]) -> None:
+    """Refuse a tile with more pixels than int32 counts."""
+    columns, rows = tile_grid
+    # One more pixel than the quotient is the most that OpenCV's extension makes of a tile.
+    if (width // columns + 1) * (height // rows + 1) >= 2**31:
+        got = f"{tile_grid!r} for {width} x {height} pixels"
+        raise refusal("tile_grid", "so fine that a tile has fewer than 2**31 pixels", got)
 
 
 class _Axis(NamedTuple):
@@ -146,10 +160,10 @@ def _clahe(plane: Tensor, clip_limit: float, tile_grid: tuple[int, int]) -> Tens
     tiled = plane.index_select(1, down.source).index_select(2, across.source)
     slots = _slots(tiled, down.tile, across.tile, down.tiles, across.tiles)
     histogram = torch.bincount(
-        slots.flatten(), minlength=count * down.tiles * across.tiles * _BINS
+        slots.flatten(), minlength=count * down.tiles * across.tiles * BINS
     ).to(torch.int32)
     mappings = _mappings(
-        histogram.view(count, down.tiles, across.tiles, _BINS),
+        histogram.view(count, down.tiles, across.tiles, BINS),
         clip_limit,
         down.tile_px * across.tile_px,
     )
@@ -186,23 +200,23 @@ def _slots(values: Tensor, row: Tensor, column: Tensor, rows: int, columns: int)
         [N, H, W], int32 where that is wide enough, else int64.
     """
     count = values.shape[0]
-    dtype = torch.int32 if count * rows * columns * _BINS < 2**31 else torch.int64
+    dtype = torch.int32 if count * rows * columns * BINS < 2**31 else torch.int64
     image = torch.arange(count, dtype=dtype, device=values.device)[:, None, None]
-    start = (image * rows + row[:, None]) * (columns * _BINS)
-    return (start + column.to(dtype) * _BINS).add_(values)
+    start = (image * rows + row[:, None]) * (columns * BINS)
+    return (start + column.to(dtype) * BINS).add_(values)
 
 
 def _mappings(histogram: Tensor, clip_limit: float, tile_area: int) -> Tensor:
     """Clip int32 histograms [..., 256] of `tile_area` pixels; return their uint8 mappings."""
     if clip_limit > 0:
         # 256 mean bins are the whole tile: a higher limit changes nothing but may overflow.
-        limit = max(1, int(min(clip_limit, 256.0) * tile_area / _BINS))
+        limit = max(1, int(min(clip_limit, 256.0) * tile_area / BINS))
         excess = (histogram - limit).clamp_(min=0).sum(-1, dtype=torch.int32)
         histogram = histogram.clamp(max=limit)
         histogram += (excess >> 8).unsqueeze(-1)
         rest = _rest_table(histogram.device).index_select(0, (excess & 255).flatten())
         histogram += rest.view(histogram.shape)
-    scale = float(np.float32(_BINS - 1) / np.float32(tile_area))
+    scale = float(np.float32(BINS - 1) / np.float32(tile_area))
     cumulative = histogram.cumsum(-1, dtype=torch.int32).float()
     return cumulative.mul_(scale).round_().to(torch.uint8)
 
@@ -213,9 +227,9 @@ def _rest_table(device: torch.device) -> Tensor:
 
     They are the first r of 0, step, 2 * step, ... with step = 256 / r rounded down.
     """
-    rest = torch.arange(_BINS, dtype=torch.int32)[:, None]
-    step = _BINS // rest.clamp(min=1)
-    bins = torch.arange(_BINS, dtype=torch.int32)
+    rest = torch.arange(BINS, dtype=torch.int32)[:, None]
+    step = BINS // rest.clamp(min=1)
+    bins = torch.arange(BINS, dtype=torch.int32)
     return ((bins % step == 0) & (bins // step < rest)).to(torch.int32).to(device)
 
 
@@ -246,49 +260,3 @@ def _repeat_edges(tensor: Tensor, dim: int) -> Tensor:
     """Return `tensor` with its first and last slice along `dim` repeated once."""
     size = tensor.shape[dim]
     return torch.cat((tensor.narrow(dim, 0, 1), tensor, tensor.narrow(dim, size - 1, 1)), dim)
-
-
-def _check_images(images: Tensor, layout: str) -> int:
-    """Refuse what is no image or batch; return the channel's dimension in a batch."""
-    if layout not in ("hwc", "chw"):
-        raise _refusal("layout", '"hwc" or "chw"', repr(layout))
-    expected = "a uint8 tensor of shape " + (
-        "[H, W, C] or [N, H, W, C]" if layout == "hwc" else "[C, H, W] or [N, C, H, W]"
-    )
-    if not isinstance(images, Tensor):
-        raise _refusal("images", expected, type(images).__name__)
-    if images.dtype != torch.uint8 or images.dim() not in (3, 4):
-        raise _refusal("images", expected, _describe(images))
-    *_, height, width, channels = images.movedim(-1 if layout == "hwc" else -3, -1).shape
-    if channels not in (1, 3) or height == 0 or width == 0:
-        wanted = f'{expected} with C = 1 or 3 and H, W >= 1 for layout "{layout}"'
-        raise _refusal("images", wanted, _describe(images))
-    return 3 if layout == "hwc" else 1
-
-
-def _check_parameters(clip_limit: object, tile_grid: object) -> None:
-    if not _is_finite(clip_limit):
-        raise _refusal("clip_limit", "a finite number (0 or less: no clipping)", repr(clip_limit))
-    counts = tile_grid if isinstance(tile_grid, tuple | list) else ()
-    if len(counts) != 2 or not all(type(count) is int and count > 0 for count in counts):
-        raise _refusal("tile_grid", "two positive ints (columns, rows)", repr(tile_grid))
-
-
-def _check_lut(lut: object) -> None:
-    expected = "a uint8 tensor of shape [256]"
-    if not isinstance(lut, Tensor):
-        raise _refusal("lut", expected, type(lut).__name__)
-    if lut.dtype != torch.uint8 or lut.shape != (_BINS,):
-        raise _refusal("lut", expected, _describe(lut))
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _refusal(argument: str, expected: str, got: str) -> PerfkitError:
-    return PerfkitError(f"clahe_gamma_median: `{argument}` must be {expected}, got {got}")

@@ -1,0 +1,165 @@
+// From the tensors of perfkit::clahe_gamma_median to what the kernels take, on any device. Every
+// input is refused, with std::runtime_error, or safe to run on: this is the operator's edge.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "checks.h"
+#include "clahe_gamma_median.h"
+
+namespace perfkit::clahe_gamma_median {
+
+// Nothing is to be done where the source `is_empty`: its pointers may then be null.
+struct Call {
+  Source source;
+  Target target;
+  Parameters parameters;
+};
+
+namespace detail {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::span<const std::int64_t> sizes_of(const Tensor& tensor) {
+  return {tensor.sizes().data(), static_cast<std::size_t>(tensor.dim())};
+}
+
+inline std::string dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    default:
+      return torch::headeronly::toString(dtype);
+  }
+}
+
+inline std::string device_name(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "cpu";
+  return (tensor.is_cuda() ? "cuda:" : "device ") + std::to_string(tensor.get_device_index());
+}
+
+inline std::string describe(const Tensor& tensor) {
+  return dtype_name(tensor.scalar_type()) + " " + text(sizes_of(tensor)) + " on " +
+         device_name(tensor);
+}
+
+inline bool has_sizes(const Tensor& tensor, std::span<const std::int64_t> sizes) {
+  return std::ranges::equal(sizes_of(tensor), sizes);
+}
+
+// A storage may have been resized under its tensors.
+inline void check_memory(const char* argument, const Tensor& tensor) {
+  if (tensor.numel() == 0) return;
+  std::int64_t bytes = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+  const std::span<const std::int64_t> strides{tensor.strides().data(),
+                                              static_cast<std::size_t>(tensor.dim())};
+  const auto element = static_cast<std::int64_t>(tensor.element_size());
+  // Strides of tensors are not negative: the extent begins at the data.
+  const Extent touched = extent(nullptr, sizes_of(tensor), strides, element);
+  const std::int64_t needed =
+      tensor.storage_offset() * element + static_cast<std::int64_t>(touched.past);
+  if (needed > bytes) {
+    refuse(kName, argument, "a tensor within its storage",
+           std::to_string(bytes) + " bytes where " + std::to_string(needed) + " are needed");
+  }
+}
+
+inline void check_table(const char* argument, const Tensor& table, ScalarType dtype,
+                        std::span<const std::int64_t> sizes, const Tensor& images) {
+  if (table.scalar_type() != dtype || !has_sizes(table, sizes) || !table.is_contiguous() ||
+      table.device() != images.device()) {
+    refuse(kName, argument,
+           "contiguous " + dtype_name(dtype) + " " + text(sizes) + " on " + device_name(images),
+           describe(table) + (table.is_contiguous() ? "" : ", not contiguous"));
+  }
+  check_memory(argument, table);
+}
+
+inline Element element_of(const Tensor& out, bool has_values) {
+  switch (out.scalar_type()) {
+    case ScalarType::Byte:
+      if (!has_values) return Element::u8;
+      break;
+    case ScalarType::Float:
+      if (has_values) return Element::f32;
+      break;
+    case ScalarType::Half:
+      if (has_values) return Element::f16;
+      break;
+    case ScalarType::BFloat16:
+      if (has_values) return Element::bf16;
+      break;
+    default:
+      break;
+  }
+  refuse(kName, "out", has_values ? "float32, float16 or bfloat16 where `values` are given"
+                                  : "uint8 where no `values` are given",
+         describe(out));
+}
+
+}  // namespace detail
+
+// images: uint8 [N, H, W, C]; table: uint8 [256]; values: [C, 256] of out's dtype, or nothing;
+// out: [N, H, W, C]. Throws std::runtime_error.
+inline Call unpack(const torch::stable::Tensor& images, const torch::stable::Tensor& table,
+                   const std::optional<torch::stable::Tensor>& values, double clip_limit,
+                   std::int64_t columns, std::int64_t rows, const torch::stable::Tensor& out) {
+  using detail::ScalarType;
+  if (images.scalar_type() != ScalarType::Byte || images.dim() != 4) {
+    refuse(kName, "images", "uint8 [N, H, W, C]", detail::describe(images));
+  }
+  const std::span<const std::int64_t> sizes = detail::sizes_of(images);
+  if (!detail::has_sizes(out, sizes) || out.device() != images.device()) {
+    refuse(kName, "out", text(sizes) + " on " + detail::device_name(images),
+           detail::describe(out));
+  }
+  const Element element = detail::element_of(out, values.has_value());
+  detail::check_table("lut", table, ScalarType::Byte, std::array<std::int64_t, 1>{kBins}, images);
+  if (values.has_value()) {
+    detail::check_table("values", *values, out.scalar_type(),
+                        std::array<std::int64_t, 2>{sizes[3], kBins}, images);
+  }
+  detail::check_memory("images", images);
+  detail::check_memory("out", out);
+
+  const Call call{
+      .source = {.data = static_cast<const std::uint8_t*>(images.const_data_ptr()),
+                 .count = sizes[0],
+                 .height = sizes[1],
+                 .width = sizes[2],
+                 .channels = sizes[3],
+                 .image_stride = images.stride(0),
+                 .row_stride = images.stride(1),
+                 .column_stride = images.stride(2),
+                 .channel_stride = images.stride(3)},
+      .target = {.data = out.mutable_data_ptr(),
+                 .element = element,
+                 .values = values.has_value() ? values->const_data_ptr() : nullptr,
+                 .image_stride = out.stride(0),
+                 .row_stride = out.stride(1),
+                 .column_stride = out.stride(2),
+                 .channel_stride = out.stride(3)},
+      .parameters = {.clip_limit = clip_limit,
+                     .columns = columns,
+                     .rows = rows,
+                     .table = static_cast<const std::uint8_t*>(table.const_data_ptr())}};
+  check(call.source, call.target, call.parameters);
+  return call;
+}
+
+}  // namespace perfkit::clahe_gamma_median

@@ -63,12 +63,6 @@ inline void check(const Source& source, const Target& target, const Parameters& 
            std::to_string(across.tile_px) + " x " + std::to_string(tile_height) +
                " pixels a tile");
   }
-  // The kernels find the counts of a row of tiles by 32 bits.
-  constexpr std::int64_t kMostAcross = 1 << 20;
-  if (across.tiles > kMostAcross) {
-    refuse(kName, "tile_grid", "so coarse that at most 1048576 tiles lie across",
-           std::to_string(across.tiles));
-  }
 
   const std::array<std::int64_t, 4> in_strides{source.image_stride, source.row_stride,
                                                source.column_stride, source.channel_stride};

@@ -415,7 +415,6 @@ def test_the_operator_itself_refuses_what_would_leave_its_memory(
     ("height", "width", "columns", "message"),
     [
         (50_000, 50_000, 1, r"so fine that a tile has at most 2147483647 .*got 50000 x 50000"),
-        (1, 2**20 + 1, 2**31 - 1, r"so coarse that at most 1048576 tiles lie across, got 1048577"),
         (1, 2**31, 1, r"H, W <= 2147483647"),
     ],
 )

@@ -30,6 +30,7 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).resolve().parent
 CSRC = HERE / "csrc"
 PACKAGE = Path("perfkit", "ops")
+EXPORTS = CSRC / "exports.map"
 CPU, CUDA = "libperfkit_cpu.so", "libperfkit_cuda.so"
 NOT_KERNELS = ("schema.cpp", "module.cpp", "cpu.cpp", "cuda.cpp")
 NATIVE = "_native" + str(sysconfig.get_config_var("EXT_SUFFIX"))
@@ -47,7 +48,7 @@ CXX_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-
 CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-restrict", f"-I{CSRC}"]  # restrict: g++ 12 errs on strings
 NVCC_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fmad=false", "-lineinfo", "--threads=2"]
 NVCC_FLAGS += [f"-I{CSRC}", "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall,-Wextra"]
-LINK_FLAGS = ["-shared", f"-Wl,--version-script={CSRC / 'exports.map'}"]
+LINK_FLAGS = ["-shared", f"-Wl,--version-script={EXPORTS}"]
 STABLE_FLAGS = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}"]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
@@ -68,17 +69,13 @@ class Torch(NamedTuple):
 
 
 class Toolkit(NamedTuple):
-    """A CUDA toolkit: who named it, its version, its folder, that of its libraries."""
+    """A CUDA toolkit: who named it, its version, its folder, its libraries' one, its compiler."""
 
     origin: str
     version: str
     root: Path
     libraries: Path
-
-    @property
-    def nvcc(self) -> str:
-        """Its compiler."""
-        return str(self.root / "bin" / "nvcc")
+    nvcc: str
 
 
 class CudaPlan(NamedTuple):
@@ -141,7 +138,7 @@ def inspect_toolkit(origin: str, nvcc: str | Path) -> Toolkit | str:
     for part in ("include/cuda_runtime.h", "nvvm/bin/cicc"):
         if not (root / part).exists():
             return f"{root} has no {part}"
-    return Toolkit(origin, release[1], root, libraries[0])
+    return Toolkit(origin, release[1], root, libraries[0], str(root / "bin" / "nvcc"))
 
 
 def find_toolkits(environ: Mapping[str, str]) -> Iterator[Toolkit | str]:
@@ -149,12 +146,10 @@ def find_toolkits(environ: Mapping[str, str]) -> Iterator[Toolkit | str]:
 
     CUDA_HOME is the user's word: where it is set, nothing else is looked at.
     """
-    home = environ.get("CUDA_HOME")
-    if home:
+    if home := environ.get("CUDA_HOME"):
         yield inspect_toolkit(f"CUDA_HOME={home}", Path(home, "bin", "nvcc"))
         return
-    on_path = shutil.which("nvcc", path=environ.get("PATH", ""))
-    if on_path:
+    if on_path := shutil.which("nvcc", path=environ.get("PATH", "")):
         yield inspect_toolkit("nvcc on PATH", on_path)
     nvccs = {nvcc.resolve() for folder in packages() for nvcc in folder.glob("nvidia/cu*/bin/nvcc")}
     for nvcc in sorted(nvccs):
@@ -166,10 +161,10 @@ def find_toolkits(environ: Mapping[str, str]) -> Iterator[Toolkit | str]:
 def choose_capabilities(toolkit: Toolkit, asked: str) -> tuple[str, ...]:
     """Return what to compile for: TORCH_CUDA_ARCH_LIST, or as much of the default as nvcc knows."""
     known = (output(toolkit.nvcc, "--list-gpu-arch") or "").split()
-    if not asked.strip():
+    chosen = tuple(re.findall(r"[^;,\s]+", asked))
+    if not chosen:
         here = [one for one in CAPABILITIES if f"compute_{one.replace('.', '')}" in known]
         return tuple(one + "+PTX" if one == PTX else one for one in here)
-    chosen = tuple(re.split(r"[;,\s]+", asked.strip()))
     for one in chosen:
         if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", one):
             raise stop(f"TORCH_CUDA_ARCH_LIST={asked}: {one} is not of the form 8.0 or 9.0+PTX")
@@ -188,12 +183,12 @@ def decide_cuda(torch: Torch, environ: Mapping[str, str]) -> CudaPlan:
     toolkit, reason = None, f"torch {torch.version} is built without CUDA"
     if torch.cuda is not None:
         toolkit, reason = fitting_toolkit(torch.cuda, list(find_toolkits(environ)))
-    if toolkit is None:
-        if asked == "1":
-            raise stop(f"PERFKIT_CUDA=1, but {reason}")
-        return CudaPlan(None, (), reason)
-    chosen = choose_capabilities(toolkit, environ.get("TORCH_CUDA_ARCH_LIST", ""))
-    return CudaPlan(toolkit, chosen, reason)
+    if toolkit is not None:
+        chosen = choose_capabilities(toolkit, environ.get("TORCH_CUDA_ARCH_LIST", ""))
+        return CudaPlan(toolkit, chosen, reason)
+    if asked == "1":
+        raise stop(f"PERFKIT_CUDA=1, but {reason}")
+    return CudaPlan(None, (), reason)
 
 
 def fitting_toolkit(cuda: str, found: Sequence[Toolkit | str]) -> tuple[Toolkit | None, str]:
@@ -247,7 +242,10 @@ def binding_flags(torch: Torch) -> list[str]:
 
 def find_compiler() -> tuple[list[str], str]:
     """Return the C++ compiler's command and its name with version."""
-    cxx = shlex.split(os.environ.get("CXX", "g++"))
+    try:
+        cxx = shlex.split(os.environ.get("CXX", "").strip() or "g++")
+    except ValueError as error:
+        raise stop(f"CXX={os.environ['CXX']} is no command ({error})") from None
     told = (output(*cxx, "--version") or "").partition("\n")[0]
     if not told:
         raise stop(f"no C++ compiler: {shlex.join(cxx)} does not run; install g++, or set CXX")
@@ -268,7 +266,9 @@ class Ninja:
 
     def add(self, rule: str, out: Path, inputs: Sequence[Path], flags: Sequence[str]) -> Path:
         """Make ``out`` of ``inputs``."""
-        made, *of = (re.sub(r"([$ :])", r"$\1", str(file)) for file in (out, *inputs))
+        files = (out, EXPORTS, *inputs)
+        made, exports, *of = (re.sub(r"([$ :])", r"$\1", str(file)) for file in files)
+        of += ["|", exports] if rule == "link" else []
         self.text += f"build {made}: {rule} {' '.join(of)}\n  flags = {self.words(flags)}\n"
         return out
 
@@ -286,15 +286,17 @@ class Ninja:
 
     def run(self) -> None:
         """Bring everything up to date."""
+        jobs = os.environ.get("MAX_JOBS", "").strip()
+        if jobs and not re.fullmatch(r"0*[1-9][0-9]{0,8}", jobs):  # ninja takes 0 for no limit
+            raise stop(f"MAX_JOBS={jobs}: it has to be a whole number of at least 1, or unset")
         write_if_changed(self.folder / "build.ninja", self.text)
-        jobs = os.environ.get("MAX_JOBS", "")
         beside_python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         program = shutil.which("ninja", path=beside_python)
         if program is None:
             raise stop("ninja is missing; pip install ninja")
         command = [program, *(["-j", jobs] if jobs else [])]
         if subprocess.run(command, cwd=self.folder, check=False).returncode:
-            raise stop("the native code did not compile; the compiler's message is above")
+            raise stop(f"no native code was built in {self.folder}; the message above says why")
 
 
 def write_if_changed(file: Path, text: str) -> Path:
@@ -325,21 +327,17 @@ def build(folder: Path) -> list[Path]:
     # ASCII JSON, quoted once more as JSON: that is a C++ string too.
     text = f"extern const char* const kBuildFacts = {json.dumps(json.dumps(facts))};\n"
     generated = write_if_changed(folder / "build_facts.cpp", text)
-
     tools = {"cxx": cxx}
     if cuda.toolkit:
-        tools["nvcc"] = [cuda.toolkit.nvcc, "-ccbin", cxx[-1]]
+        tools["nvcc"] = [cuda.toolkit.nvcc, "-ccbin", [w for w in cxx if w[0] != "-"][-1]]
     ninja = Ninja(folder, tools)
     kernels = [ninja.compile(CXX_FLAGS + flags, one)[0] for one, flags in kernel_sources()]
-
     objects = ninja.compile(CXX_FLAGS + binding_flags(torch), CSRC / "module.cpp", generated)
     libraries = [ninja.add("link", folder / NATIVE, objects + kernels, ["-pthread"])]
-
     with_torch = [*CXX_FLAGS, *STABLE_FLAGS, "-isystem", str(torch.folder / "include")]
     objects = ninja.compile(with_torch, CSRC / "schema.cpp", *sorted(CSRC.glob("*/cpu.cpp")))
     link = ["-Wl,-z,defs", f"-L{torch.folder / 'lib'}", "-ltorch_cpu"]
     libraries.append(ninja.add("link", folder / CPU, objects + kernels, link))
-
     if cuda.toolkit:
         flags = NVCC_FLAGS + [gencode(one) for one in cuda.capabilities]
         objects = ninja.compile(flags, *sorted(CSRC.glob("*/*.cu")))
@@ -367,16 +365,20 @@ class BuildNative(build_ext):
 
     def run(self) -> None:
         """Build, and put the libraries into the source tree (--inplace, -e) or the build folder."""
-        made = {one.name: one for one in build(HERE / "build" / f"native-{platform.machine()}")}
+        folder = HERE / "build" / f"native-{platform.machine()}"
         target = (HERE if self.inplace else Path(self.build_lib)) / PACKAGE
-        target.mkdir(parents=True, exist_ok=True)
-        for name in (CPU, CUDA, NATIVE):
-            if name not in made:
+        try:
+            made = {one.name: one for one in build(folder)}
+            target.mkdir(parents=True, exist_ok=True)
+            for name in {CPU, CUDA, NATIVE} - made.keys():
                 (target / name).unlink(missing_ok=True)
-                continue
-            # Renamed into place: a process that has the old one loaded keeps it.
-            shutil.copy2(made[name], target / f".{name}.new")
-            os.replace(target / f".{name}.new", target / name)
+            for name, library in made.items():
+                # Renamed into place: a process that has the old one loaded keeps it.
+                shutil.copy2(library, target / f".{name}.new")
+                os.replace(target / f".{name}.new", target / name)
+        except OSError as error:
+            told = f"cannot be written ({error}); both have to be folders with room to write"
+            raise stop(f"{folder} or {target} {told}") from None
 
     def get_outputs(self) -> list[str]:
         """Return what was put into the build folder."""

@@ -9,6 +9,7 @@
 #include <exception>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -44,7 +45,13 @@ void run_on_threads(int threads, std::int64_t count,
   {
     std::vector<std::jthread> helpers;
     for (std::int64_t i = 1; i < std::min<std::int64_t>(threads, count); ++i) {
-      helpers.emplace_back(work);
+      try {
+        helpers.emplace_back(work);
+      } catch (const std::system_error& failure) {
+        next = count;  // those that have started stop
+        refuse(clahe_gamma_median::kName, "threads", "no more than can be started here now",
+               std::to_string(threads) + " (" + failure.what() + ")");
+      }
     }
     work();
   }

@@ -13,6 +13,8 @@ from perfkit.core import cli
 from perfkit.core.errors import PerfkitError
 
 MOST_RUNS = 26  # a letter each
+STORED_SETS = "preprocessed"
+"""The folder that ``--preprocess offline`` makes among the runs: ``runs/*`` names it too."""
 
 
 class CompareFlags(BaseModel):
@@ -34,16 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="perfkit compare",
         description="Print runs side by side, absolute cost first, and draw every sample.",
     )
-    if not flags.runs:
+    folders = [path for path in flags.runs if path.name != STORED_SETS]
+    if not folders:
         raise PerfkitError("name at least one run folder, as in: perfkit compare runs/a runs/b")
-    if len(flags.runs) > MOST_RUNS:
-        raise PerfkitError(f"{len(flags.runs)} runs are too many to compare at once ({MOST_RUNS})")
+    if len(folders) > MOST_RUNS:
+        raise PerfkitError(f"{len(folders)} runs are too many to compare at once ({MOST_RUNS})")
 
     from perfkit.core.record import read_record
     from perfkit.report.comparison import draw_comparison, measured, print_comparison
     from perfkit.report.terminal import make_console
 
-    records = measured([read_record(path) for path in flags.runs], flags.runs)
+    records = measured([read_record(path) for path in folders], folders)
     draw_comparison(records, flags.figure)  # first: what cannot be written is said at once
     print_comparison(records, make_console())
     print(f"\nfigure  {flags.figure}")

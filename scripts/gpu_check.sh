@@ -1,52 +1,86 @@
 #!/usr/bin/env bash
 # Everything that only a CUDA machine can show, in under ten minutes: builds the operators, GPU
-# tests, the CUDA operators under compute-sanitizer, one run of every strategy that its GPUs allow,
-# and the benchmark cases. Needs no network: a CUDA toolkit and the packages must be there (or on
-# PYTHONPATH). Usage: scripts/gpu_check.sh [FOLDER FOR RUNS]
+# tests, the operator's times beside its floors, the CUDA operators under compute-sanitizer, one
+# run of every strategy that its GPUs allow, and the benchmark cases. Goes on after a failure; ends
+# with 1 and the names of what failed or found no time. Needs no network: a CUDA toolkit and the
+# packages must be there (or on PYTHONPATH).
+# Usage: scripts/gpu_check.sh [FOLDER FOR RUNS]
 set -euo pipefail
+runs=$(realpath -m "${1:-"$(dirname "$0")/../runs/gpu_check"}")
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-runs=${1:-runs/gpu_check}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+limit_s=580
 
 gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
 if [ "$gpus" -eq 0 ]; then
     echo "gpu_check: torch sees no CUDA device" >&2
     exit 2
 fi
+mkdir -p "$runs"
 
-PERFKIT_CUDA=1 "$PYTHON" setup.py --quiet build_ext --inplace
-"$PYTHON" -m pytest -q tests/ops/test_native.py
-"$PYTHON" -m pytest -q -m gpu
+failed=()
+part() { # NAME COMMAND...
+    local name=$1 code=0 left=$((limit_s - SECONDS))
+    shift
+    if [ "$left" -le 0 ]; then
+        echo "gpu_check: $name: NOT RUN, no time is left" >&2
+        failed+=("$name")
+        return
+    fi
+    echo "== $name (${SECONDS} s)"
+    timeout --kill-after=5 "$left" "$@" || code=$?
+    if [ "$code" -ne 0 ]; then
+        echo "gpu_check: $name: FAILED with exit code $code" >&2
+        failed+=("$name")
+    fi
+}
+profile() { # NAME FLAG...
+    part "profile $1" "$PYTHON" -m perfkit.profile --device cuda --steps 60 --runs "$runs" \
+        --name "$@"
+}
+have() { # PROGRAM
+    command -v "$1" >/dev/null || { echo "gpu_check: no $1 on PATH; NOT CHECKED" >&2; false; }
+}
+
+part build env PERFKIT_CUDA=1 "$PYTHON" setup.py --quiet build_ext --inplace
+if [ ${#failed[@]} -ne 0 ]; then
+    exit 1
+fi
+part doctor "$PYTHON" -m perfkit.doctor
+part "native libraries" "$PYTHON" -m pytest -q tests/ops/test_native.py
+part "GPU tests" "$PYTHON" -m pytest -q -m gpu
+part "times of the operator" "$PYTHON" scripts/gpu_bench_preprocess.py "$runs"
+if have ncu; then
+    # Where the counters are not open to users this fails by its own words, and is no failure here.
+    timeout 60 ncu --kernel-name-base demangled --kernel-name regex:perfkit --launch-count 6 \
+        --metrics gpu__time_duration.sum "$PYTHON" scripts/gpu_bench_preprocess.py --launches 3 |
+        tee "$runs/ncu.txt" || echo "gpu_check: ncu measured nothing; NOT CHECKED" >&2
+fi
 
 # Without torch's cache every tensor is an allocation of its own: to go past its end is seen. Graphs
 # need the cache. initcheck has to see torch's kernels too: they write what the operators read.
-if command -v compute-sanitizer >/dev/null; then
+if have compute-sanitizer; then
+    few="(bytes_are_the_cpus and (shape2- or shape3- or shape6-)) or strides or normalised"
     for check in "memcheck --kernel-name kns=perfkit" "racecheck --kernel-name kns=perfkit" initcheck; do
-        echo "compute-sanitizer $check"
         # shellcheck disable=SC2086  # the check and its options
-        PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $check --error-exitcode 1 \
+        part "compute-sanitizer $check" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+            compute-sanitizer --tool $check --error-exitcode 1 \
             "$PYTHON" -m pytest -q tests/ops/test_clahe_gamma_median_gpu.py \
-            -k "bytes_are_the_cpus or strides or normalised or several_streams"
+            -k "$few or several_streams"
     done
-else
-    echo "gpu_check: no compute-sanitizer on PATH; NOT CHECKED" >&2
 fi
 
-profile() {
-    "$PYTHON" -m perfkit.profile --device cuda --steps 60 --runs "$runs" --name "$@"
-}
-"$PYTHON" -m perfkit.doctor
 profile serial --strategy serial
 profile bf16 --precision bf16 --baseline precision=fp32 precision=tf32
 profile fp16 --precision fp16 --baseline precision=fp32
 profile resnet18 --workload forensics --precision bf16 --baseline precision=fp32
 profile vit --workload forensics --model vit_b_16 --precision bf16 --baseline precision=fp32
-"$PYTHON" -m perfkit.train --device cuda --workload forensics --precision bf16 --epochs 2 \
-    --workers 4 --runs "$runs" --name train
-if command -v nsys >/dev/null; then
-    nsys profile --trace=cuda,nvtx --capture-range=cudaProfilerApi --capture-range-end=stop \
-        --force-overwrite true -o "$runs/nsys" \
+part train "$PYTHON" -m perfkit.train --device cuda --workload forensics --precision bf16 \
+    --epochs 2 --workers 4 --runs "$runs" --name train
+if have nsys; then
+    part nsys nsys profile --trace=cuda,nvtx --capture-range=cudaProfilerApi \
+        --capture-range-end=stop --force-overwrite true -o "$runs/nsys" \
         "$PYTHON" -m perfkit.profile --device cuda --steps 20 --runs "$runs" --name under-nsys
 fi
 profile ddp-oversubscribed --strategy ddp --gpus 2 --oversubscribe --local-batch 8
@@ -58,5 +92,11 @@ fi
 if [ "$gpus" -ge 4 ]; then
     profile ddp-model-parallel --strategy ddp_model_parallel --gpus 4
 fi
-"$PYTHON" -m perfkit.compare "$runs"/*/ --figure "$runs/compare.png"
-"$PYTHON" -m pytest bench/ -q --benchmark-only -k "overhead or start or help"
+part compare "$PYTHON" -m perfkit.compare "$runs"/*/ --figure "$runs/compare.png"
+part "benchmark cases" "$PYTHON" -m pytest bench/ -q --benchmark-only -k "overhead or start or help"
+
+if [ ${#failed[@]} -ne 0 ]; then
+    printf 'gpu_check: failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi
+echo "gpu_check: all well in $SECONDS s; the runs are in $runs"

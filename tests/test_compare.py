@@ -45,6 +45,17 @@ def test_it_prints_the_table_and_writes_the_figure(
     assert figure.stat().st_size > 10_000
 
 
+def test_all_of_a_folder_may_be_named_though_stored_sets_lie_among_the_runs(
+    good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = tmp_path / "preprocessed"
+    stored.mkdir()
+    figure = str(tmp_path / "figure.png")
+    assert cli.run(compare.main, [good, str(stored), "--figure", figure]) == 0
+    assert cli.run(compare.main, [str(stored), "--figure", figure]) == 2
+    assert "name at least one run folder" in capsys.readouterr().err
+
+
 def test_one_run_may_be_looked_at_alone_and_named_by_its_file(
     good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

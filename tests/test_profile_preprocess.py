@@ -35,7 +35,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 class Done(NamedTuple):
-    """A run of two ranks that preprocess on their devices, beside one that reads a stored set."""
+    """A run that preprocesses on its device, beside one that reads a stored set."""
 
     folder: Path
     printed: str
@@ -49,7 +49,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     counts = ("--train", "16", "--val", "4", "--test", "4", "--size", "40")
     made = run("perfkit.synthesize", "smdg", *counts, cwd=folder)
     assert made.returncode == 0, made.stderr
-    flags = ("--strategy", "ddp", "--gpus", "2", "--preprocess", "device", "--trace-steps", "1")
+    flags = ("--preprocess", "device", "--trace-steps", "1")
     beside = ("--baseline", "preprocess=offline", "--name", "run")
     profiled = run("perfkit.profile", *SHORT, *flags, *beside, cwd=folder)
     assert profiled.returncode == 0, profiled.stderr
@@ -58,9 +58,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 
 def test_every_cell_says_where_it_preprocessed_and_what_was_seen_to_do_it(done: Done) -> None:
-    device, offline, ablation = done.record.cells
-    fused = [f"fused {native.build_info().isa}"] * 2
-    for cell, placement in ((device, "device"), (offline, "offline"), (ablation, "device")):
+    device, offline = done.record.cells
+    fused = [f"fused {native.build_info().isa}"]
+    for cell, placement in ((device, "device"), (offline, "offline")):
         assert (cell.preprocess, cell.ops, cell.implementation) == (placement, "fused", fused)
         for step in (step for block in cell.blocks for step in block.steps):
             assert ("preprocess" in step.phases_s) == (placement == "device")
@@ -69,8 +69,6 @@ def test_every_cell_says_where_it_preprocessed_and_what_was_seen_to_do_it(done: 
     config = done.record.config
     assert isinstance(config, ProfileConfig)
     assert (config.preprocess, config.ops) == ("device", "fused")
-    assert done.record.gate is not None
-    assert done.record.gate.max_abs_difference <= 1e-9
 
 
 def test_the_phase_is_a_range_in_the_trace(done: Done) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -177,7 +181,9 @@ def capabilities(setup: ModuleType, root: Path, asked: str, known: str) -> list[
     [
         ("", "80 90 100 120", ["sm_80", "sm_90", "compute_90", "sm_100", "sm_120"]),
         (" ", "80 90", ["sm_80", "sm_90", "compute_90"]),
+        (" ;,", "80 90", ["sm_80", "sm_90", "compute_90"]),
         ("8.6", "80 86 90", ["sm_86"]),
+        (",8.0;", "80 90", ["sm_80"]),
         ("8.0;9.0a+PTX", "80 90", ["sm_80", "sm_90a", "compute_90a"]),
         ("8.0 12.0+PTX", "80 120", ["sm_80", "sm_120", "compute_120"]),
     ],
@@ -241,6 +247,89 @@ def test_folders_with_blanks_and_dollars_are_compiled_in(setup: ModuleType, tmp_
     (made,) = ninja.compile(['-DTEXT="$x y"'], source)
     ninja.run()
     assert b"$x y" in made.read_bytes()
+
+
+def test_a_changed_list_of_exports_links_again(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports = setup.write_if_changed(tmp_path / "exports.map", "{ global: one; local: *; };\n")
+    monkeypatch.setattr(setup, "EXPORTS", exports)
+    monkeypatch.setattr(setup, "LINK_FLAGS", ["-shared", f"-Wl,--version-script={exports}"])
+    ninja = setup.Ninja(tmp_path, {"cxx": ["g++"]})
+    source = setup.write_if_changed(tmp_path / "two.cpp", 'extern "C" int one() { return 1; }\n')
+    library = ninja.add("link", tmp_path / "two.so", ninja.compile(["-fPIC"], source), [])
+    ninja.run()
+    # dlopen knows what it has loaded by its name.
+    assert hasattr(ctypes.CDLL(str(shutil.copy2(library, tmp_path / "first.so"))), "one")
+    exports.write_text("{ local: *; };\n")
+    ninja.run()
+    assert not hasattr(ctypes.CDLL(str(shutil.copy2(library, tmp_path / "second.so"))), "one")
+
+
+@pytest.mark.parametrize("jobs", ["abc", "-3", "1.5", "0", "٣", "9999999999"])
+def test_a_wrong_max_jobs_is_refused_before_anything_is_written(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: str
+) -> None:
+    monkeypatch.setenv("MAX_JOBS", jobs)
+    with pytest.raises(SystemExit) as error:
+        setup.Ninja(tmp_path / "build", {"cxx": ["g++"]}).run()
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"perfkit: error: MAX_JOBS={jobs}: ")
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("cxx", "said"),
+    [("'g++", r"CXX='g\+\+ is no command"), ("no-such-c++ -m64", r"no-such-c\+\+ -m64")],
+)
+def test_a_wrong_cxx_is_named_in_one_line(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, cxx: str, said: str
+) -> None:
+    monkeypatch.setenv("CXX", cxx)
+    with pytest.raises(SystemExit, match=said) as error:
+        setup.find_compiler()
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("cxx", ["", " "])
+def test_an_empty_cxx_is_none(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, cxx: str) -> None:
+    monkeypatch.setenv("CXX", cxx)
+    assert setup.find_compiler()[0] == ["g++"]
+
+
+def build_ext(setup: ModuleType) -> Any:
+    command = setup.BuildNative(setup.setuptools.Distribution())
+    command.inplace = True
+    return command
+
+
+def test_a_build_folder_that_cannot_be_written_is_named_in_one_line(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "HERE", tmp_path)
+    monkeypatch.setattr(setup, "find_torch", lambda: setup.Torch(tmp_path, "2.15.0", None))
+    (tmp_path / "build").touch()
+    with pytest.raises(SystemExit) as error:
+        build_ext(setup).run()
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"perfkit: error: {tmp_path}/build/native-")
+    assert "Not a directory" in line
+    assert line.endswith("have to be folders with room to write")
+
+
+def test_a_full_disk_under_the_package_is_told_in_one_line(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(setup, "HERE", tmp_path)
+    monkeypatch.setattr(setup, "build", lambda folder: [folder / setup.CPU])
+    monkeypatch.setattr(setup.shutil, "copy2", full)
+    with pytest.raises(SystemExit) as error:
+        build_ext(setup).run()
+    (line,) = str(error.value).splitlines()
+    assert f"{tmp_path}/perfkit/ops cannot be written ([Errno 28] No space left" in line
 
 
 def test_setup_py_does_not_load_torch() -> None:

@@ -148,7 +148,7 @@ PERFKIT_FUNCTION float mapping_scale(std::int64_t tile_area) {
   return 255.0f / static_cast<float>(tile_area);
 }
 
-// `round_half_even` is the caller's: the instruction differs between host and device.
+// To be rounded half to even. The vector and CUDA kernels have their own, of the same operations.
 PERFKIT_FUNCTION float blended(float top_left, float top_right, float bottom_left,
                                float bottom_right, float right, float lower) {
   const float left = 1.0f - right, upper = 1.0f - lower;

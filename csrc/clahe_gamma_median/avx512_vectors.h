@@ -4,9 +4,6 @@
 // (color/polynomials.h): a gather costs several times as much.
 #pragma once
 
-// GCC takes the undefined vectors in its own intrinsics for ours (its bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
 #include <immintrin.h>
 
 #include <cstdint>
@@ -65,8 +62,8 @@ class ByteTable {
   }
 
   __m512i operator()(__m512i bytes) const {
-    const __mmask64 upper = _mm512_movepi8_mask(bytes);
 #ifdef __AVX512VBMI__
+    const __mmask64 upper = _mm512_movepi8_mask(bytes);
     return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(part_[0], bytes, part_[1]),
                                   _mm512_permutex2var_epi8(part_[2], bytes, part_[3]));
 #else
@@ -83,7 +80,6 @@ class ByteTable {
     const __m512i even_bytes = _mm512_and_si512(bytes, words(255));
     const __m512i even = of_words(even_bytes, _mm512_test_epi16_mask(bytes, words(0x80)));
     const __m512i odd = of_words(odd_bytes, _mm512_movepi16_mask(bytes));
-    (void)upper;
     return _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaaULL, even, _mm512_slli_epi16(odd, 8));
 #endif
   }

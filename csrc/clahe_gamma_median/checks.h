@@ -56,12 +56,18 @@ inline void check(const Source& source, const Target& target, const Parameters& 
   if (is_empty(source)) return;
 
   const bool extend = extends(source.height, source.width, parameters.rows, parameters.columns);
-  const std::int64_t tile_height = axis_of(source.height, parameters.rows, extend).tile_px;
   const Axis across = axis_of(source.width, parameters.columns, extend);
-  if (tile_height * across.tile_px > kMost) {
+  const Axis down = axis_of(source.height, parameters.rows, extend);
+  if (across.tile_px * down.tile_px > kMost) {
     refuse(kName, "tile_grid", "so fine that a tile has at most 2147483647 pixels",
-           std::to_string(across.tile_px) + " x " + std::to_string(tile_height) +
+           std::to_string(across.tile_px) + " x " + std::to_string(down.tile_px) +
                " pixels a tile");
+  }
+  // Where pixels lie between tiles is counted in float32, which is exact up to 2 ** 23 tiles.
+  constexpr std::int64_t kMostTiles = 1 << 22;
+  if (across.tiles > kMostTiles || down.tiles > kMostTiles) {
+    refuse(kName, "tile_grid", "so coarse that at most 4194304 tiles lie along a side",
+           std::to_string(across.tiles) + " x " + std::to_string(down.tiles) + " tiles");
   }
 
   const std::array<std::int64_t, 4> in_strides{source.image_stride, source.row_stride,

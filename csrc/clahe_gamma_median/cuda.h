@@ -9,7 +9,7 @@
 namespace perfkit::clahe_gamma_median {
 
 // Device memory that `launch` needs, aligned to 256 bytes. It grows with the batch up to half a
-// gigabyte; larger batches take turns in it.
+// gigabyte, or to what one image needs; larger batches take turns in it.
 std::int64_t workspace_bytes(const Source&, const Parameters&);
 
 // Starts the work on `stream` (a cudaStream_t) of the current device and returns at once. All

@@ -20,7 +20,7 @@ namespace perfkit::clahe_gamma_median {
 namespace {
 
 constexpr int64_t kEdgeRows = 16;
-constexpr int64_t kKeptBytes = 64 << 20;  // of workspace, from call to call
+constexpr int64_t kKeptBytes = 64 << 20;  // of each workspace of a thread, from call to call
 
 const Rows& rows_of(Isa isa) {
   switch (isa) {
@@ -116,6 +116,7 @@ class Image {
       rows_.to_lab(rgb, lab, rows * plan_.width,
                    more ? in_ + (y + rows) * source_.row_stride : nullptr);
     }
+    convert_workspace.release_excess();
   }
 
   // Makes the mappings of a row of tiles; the planes are full down to its last row.
@@ -303,6 +304,10 @@ class Finish {
       filtered_[c] = blended_ + (1 + channels + c) * room;
     }
   }
+
+  ~Finish() { finish_workspace.release_excess(); }
+  Finish(const Finish&) = delete;
+  Finish& operator=(const Finish&) = delete;
 
   // Goes on down to a row; the mappings that rows above it blend are made.
   void advance(int64_t until) {

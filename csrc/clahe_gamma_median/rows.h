@@ -6,7 +6,8 @@
 
 namespace perfkit::clahe_gamma_median {
 
-// Loops may read whole blocks of this many pixels, and write them where that is said.
+// Loops may read whole blocks of this many pixels from wherever they begin, up to 63 beyond the last
+// that counts, and write them where that is said.
 constexpr std::int64_t kBlock = 64;
 
 constexpr std::int64_t kPreparedBytes = 4096;
@@ -26,7 +27,7 @@ struct BlendRows {
   const std::uint8_t* lower;   // ... and below
   const Cell* cells;           // [cell_count], from left to right
   std::int64_t cell_count;
-  const float* right_weights;  // [width, in whole blocks]: the share of a pixel's right tile
+  const float* right_weights;  // [width]: the share of a pixel's right tile
   const float* lower_weights;  // [rows]: the share of the lower tiles
 };
 
@@ -53,7 +54,8 @@ struct Rows {
   // table[in], in whole blocks.
   void (*look_up)(const std::uint8_t* table, const std::uint8_t* in, std::uint8_t* out,
                   std::int64_t n);
-  // The 3x3 median, in whole blocks; the rows above and below are `stride` away.
+  // The 3x3 median, in whole blocks; the rows above and below are `stride` away. Reads one pixel
+  // before each row.
   void (*median)(const std::uint8_t* middle, std::int64_t stride, std::uint8_t* out,
                  std::int64_t n);
   // Planes [n] -> interleaved [n, 3].

@@ -6,6 +6,7 @@ A set is a folder: ``images.npy``, uint8 [N, 3, size, size], is mapped into memo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import zlib
@@ -45,7 +46,7 @@ class StoredImages:
     """An ImageSource that reads what ``operator`` made of the images of ``source``.
 
     The set is a folder in ``root`` named by all that changes its bytes: the images of the source,
-    ``facts`` (of the operator) and the versions of what decodes and resizes.
+    their ``size``, ``facts`` (of the operator) and the versions of what decodes and resizes.
     """
 
     def __init__(
@@ -54,15 +55,19 @@ class StoredImages:
         operator: Operator,
         root: Path,
         facts: Mapping[str, Any],
+        *,
+        size: int,
     ) -> None:
         self.source, self.operator = source, operator
         self.name, self.labels = source.name, source.labels
         self.skipped, self.split = source.skipped, source.split
         versions = [__version__, torch.__version__, torchvision.__version__, PIL.__version__]
-        facts = {**facts, "images": source.fingerprint(), "versions": [*versions, np.__version__]}
+        versions.append(np.__version__)
+        facts = {**facts, "size": size, "images": source.fingerprint(), "versions": versions}
         self._facts: dict[str, Any] = json.loads(json.dumps(facts))  # as it is read again
         key = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
         self.folder = root / key
+        self._shape = (len(source), 3, size, size)
         self._images: Images | None = None
         self._made_by: str | None = None
 
@@ -96,12 +101,12 @@ class StoredImages:
             about = self._about()
             if about["facts"] != self._facts:
                 return "is of other images"
-            images = self._mapped()
-            if len(images) != len(self) or _check_sum(images) != about["crc32"]:
-                return "is damaged"
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            return "is not there" if isinstance(error, FileNotFoundError) else "is damaged"
-        return None
+            whole = _check_sum(self._mapped()) == about["crc32"]
+            return None if whole and isinstance(about["made_by"], str) else "is damaged"
+        except FileNotFoundError:
+            return "is not there"
+        except Exception:  # whatever foreign bytes make a reader raise
+            return "is damaged"
 
     def write(self, batches: Iterable[tuple[Tensor, str]]) -> None:
         """Write (uint8 [n, 3, size, size], what ran) of all images in order, whole or not at all.
@@ -127,9 +132,11 @@ class StoredImages:
             with replacing(self.folder / ABOUT) as temporary:
                 temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             raise PerfkitError(
-                f"--preprocess offline: {self.folder} cannot be written ({error.strerror}); make "
-                "room there, or name another folder with --runs"
+                f"--preprocess offline: {self.folder} cannot be written ({error.strerror}); "
+                f"{'make room there' if full else 'move away what is there'}, or name another "
+                "folder with --runs"
             ) from None
         self._images = self._made_by = None
 
@@ -138,8 +145,8 @@ class StoredImages:
         return about
 
     def _mapped(self) -> Images:
-        images: Images = np.load(self.folder / IMAGES, mmap_mode="r")
-        if images.dtype != np.uint8 or images.ndim != 4:
+        images: Images = np.lib.format.open_memmap(self.folder / IMAGES, mode="r")
+        if images.dtype != np.uint8 or images.shape != self._shape:
             raise ValueError(f"images are {images.dtype} {images.shape}")
         return images
 

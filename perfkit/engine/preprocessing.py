@@ -32,7 +32,10 @@ def settle_preprocess(config: RunConfig, *, on_cuda: bool) -> Preprocess | None:
         if runs_operator(settled):
             _require_operator(settled, on_cuda=on_cuda)
         elif found.ops != config.ops:
-            raise PerfkitError(f"{option}: nothing is preprocessed that --ops could choose for")
+            raise PerfkitError(
+                f"{option}: has no effect where nothing is preprocessed; choose --preprocess "
+                "loader, device or offline"
+            )
     return own
 
 

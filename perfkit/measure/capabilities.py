@@ -258,7 +258,8 @@ def _operators(machine: Machine) -> Iterator[Capability]:
     isas = ", ".join(reversed(info.isas))
     at = f", commit {info.commit[:12]}" if info.commit else ""
     made = f"for torch {info.torch_abi} and newer, built with {info.torch}, {info.compiler}{at}"
-    yield _yes("CPU operators", f"{info.isa}, of {isas} (PERFKIT_CPU_ISA); {made}")
+    chosen = f"{info.isa} in use, of {isas} (choose with PERFKIT_CPU_ISA)"
+    yield _yes("CPU operators", f"{chosen}; {made}")
     if why_no_cuda:
         yield _no("CUDA operators", why_no_cuda)
     else:

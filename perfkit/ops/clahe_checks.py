@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeGuard
+from numbers import Real
+from typing import Any
 
 from perfkit.core.errors import PerfkitError
 
 NAME = "clahe_gamma_median"
 BINS = 256
 _INT32_MAX = 2**31 - 1
+_FLOAT64_MAX = sys.float_info.max
 _FLOAT32_MAX = (2 - 2.0**-23) * 2.0**127
 _FLOAT32_LEAST = 2.0**-126
 
@@ -37,9 +40,10 @@ def check_images(images: Any, kind: Any, uint8: object, layout: object) -> tuple
     return height, width, channels
 
 
-def check_parameters(clip_limit: object, tile_grid: object) -> None:
-    """Refuse a clip limit that is negative or not finite, and a grid that is no grid."""
-    if not _is_finite(clip_limit) or clip_limit < 0:
+def check_parameters(clip_limit: object, tile_grid: object) -> float:
+    """Refuse a clip limit that is negative or not finite, and a grid that is none; return it."""
+    limit = _number(clip_limit)
+    if not 0 <= limit <= _FLOAT64_MAX:
         raise refusal("clip_limit", "a finite number, 0 (no clipping) or more", repr(clip_limit))
     counts = tile_grid if isinstance(tile_grid, tuple | list) else ()
     if len(counts) != 2 or not all(
@@ -47,6 +51,7 @@ def check_parameters(clip_limit: object, tile_grid: object) -> None:
     ):
         expected = "two positive ints (columns, rows) below 2**31"
         raise refusal("tile_grid", expected, repr(tile_grid))
+    return limit
 
 
 def check_lut(lut: Any, kind: Any, uint8: object) -> None:
@@ -58,26 +63,32 @@ def check_lut(lut: Any, kind: Any, uint8: object) -> None:
         raise refusal("lut", expected, describe(lut))
 
 
-def check_normalisation(mean: object, std: object, channels: int) -> None:
-    """Refuse what is no mean or deviation of each channel, as float32 holds it."""
-    for name, numbers, least in (("mean", mean, -_FLOAT32_MAX), ("std", std, _FLOAT32_LEAST)):
-        if (
-            not isinstance(numbers, Sequence)
-            or len(numbers) != channels
-            or not all(
-                isinstance(number, int | float) and least <= number <= _FLOAT32_MAX
-                for number in numbers
-            )
-        ):
-            bound = " above 0" if name == "std" else ""
-            expected = f"{channels} finite float32 number{'s' * (channels > 1)}{bound}"
-            raise refusal(name, f"{expected}, one a channel", repr(numbers))
+def check_normalisation(
+    mean: object, std: object, channels: int
+) -> tuple[list[float], list[float]]:
+    """Refuse what is no mean or deviation of each channel, as float32 holds it; return both."""
+    return (
+        _check_numbers("mean", mean, channels, -_FLOAT32_MAX, ""),
+        _check_numbers("std", std, channels, _FLOAT32_LEAST, " of 2**-126 (1.2e-38) or more"),
+    )
 
 
-def check_gamma(gamma: object) -> None:
-    """Refuse what is no exponent."""
-    if not _is_finite(gamma) or gamma <= 0:
+def _check_numbers(name: str, numbers: Any, channels: int, least: float, bound: str) -> list[float]:
+    listed = numbers.tolist() if hasattr(numbers, "tolist") else numbers
+    if isinstance(listed, Sequence) and not isinstance(listed, bytes | bytearray):
+        values = [_number(number) for number in listed]
+        if len(values) == channels and all(least <= value <= _FLOAT32_MAX for value in values):
+            return values
+    expected = f"{channels} finite float32 number{'s' * (channels > 1)}{bound}, one a channel"
+    raise refusal(name, expected, _one_line(numbers))
+
+
+def check_gamma(gamma: object) -> float:
+    """Refuse what is no exponent; return it."""
+    exponent = _number(gamma)
+    if not 0 < exponent <= _FLOAT64_MAX:
         raise refusal("gamma", "a finite number above 0", repr(gamma))
+    return exponent
 
 
 @lru_cache(maxsize=256)
@@ -103,6 +114,16 @@ def _noun(kind: Any) -> str:
     return "array" if kind.__name__ == "ndarray" else "tensor"
 
 
-def _is_finite(value: object) -> TypeGuard[float]:
-    # By comparison, which nan fails, and which torch.compile follows for a symbolic number too.
-    return isinstance(value, int | float) and -sys.float_info.max <= value <= sys.float_info.max
+def _number(value: object) -> float:
+    """Return a real number as a float; nan, which fails every comparison, for anything else."""
+    # torch.compile follows this for a symbolic number too.
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _one_line(value: object) -> str:
+    return " ".join(repr(value).split())

@@ -62,13 +62,13 @@ def clahe_gamma_median_numpy(
         `out`, or a new array, uint8, the shape of `images`.
 
     Raises:
-        PerfkitError: an argument is not as described above, or the native module is missing.
+        PerfkitError: an argument is not as described above, `threads` are more than can be started
+            now, or the native module is missing.
     """
     check_images(images, np.ndarray, np.uint8, "hwc")
-    check_parameters(clip_limit, tile_grid)
+    clip_limit = check_parameters(clip_limit, tile_grid)
     if lut is None:
-        check_gamma(gamma)
-        lut = np.frombuffer(gamma_table(gamma), np.uint8)
+        lut = np.frombuffer(gamma_table(check_gamma(gamma)), np.uint8)
     check_lut(lut, np.ndarray, np.uint8)
     if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
         raise refusal("threads", f"an int from 1 to {_MOST_THREADS}", repr(threads))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,12 @@ _FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 @torch.library.register_fake("perfkit::clahe_gamma_median")  # type: ignore[untyped-decorator]
-def _(*_: object) -> None:
-    """Say that only `out` changes."""
+def _(images: Tensor, table: Tensor, values: Tensor | None, *rest: Any) -> None:
+    """Say that only `out` changes; refuse meta tensors among real ones, which lead here too."""
+    for name, tensor in (("lut", table), ("values", values), ("out", rest[-1])):
+        if tensor is not None and tensor.device != images.device:
+            place = f"on {images.device}, like `images`"
+            raise RuntimeError(str(refusal(name, place, f"{describe(tensor)} on {tensor.device}")))
 
 
 def clahe_gamma_median(
@@ -57,7 +62,8 @@ def clahe_gamma_median(
 
     The bytes are those of OpenCV 5 on x86-64: `cvtColor(RGB2LAB)`, `createCLAHE(clip_limit,
     tile_grid).apply` on L, `cvtColor(LAB2RGB)`, `LUT`, `medianBlur(3)`. The CPU implementation
-    runs on torch's threads, the CUDA one on the current stream.
+    runs on torch's threads, the CUDA one on the current stream. torch.vmap, nested tensors and
+    subclasses of Tensor are not supported.
 
     Args:
         images: uint8 [H, W, C] or [N, H, W, C] (layout "hwc"), [C, H, W] or [N, C, H, W]
@@ -80,14 +86,16 @@ def clahe_gamma_median(
         PerfkitError: an argument is not as described above, or the native library is missing.
     """
     _check(images, layout)
-    check_parameters(clip_limit, tile_grid)
+    clip_limit = check_parameters(clip_limit, tile_grid)
     table = _table(images, gamma, lut)
     if out is None:
-        out = torch.empty(images.shape, dtype=torch.uint8, device=images.device)
+        result = torch.empty(images.shape, dtype=torch.uint8, device=images.device)
     else:
-        _check_out(out, list(images.shape), torch.uint8, images.device)
-    _run(_nhwc(images, layout), _nhwc(out, layout), table, None, (clip_limit, tile_grid))
-    return out
+        result = _check_out(out, list(images.shape), torch.uint8, images.device)
+    _run(_nhwc(images, layout), _nhwc(result, layout), table, None, (clip_limit, tile_grid))
+    if out is not None:
+        _note_change(out)
+    return result
 
 
 def clahe_gamma_median_normalize(
@@ -114,7 +122,7 @@ def clahe_gamma_median_normalize(
     Args:
         images: as for `clahe_gamma_median`.
         mean: one finite number a channel, on the scale 0..1.
-        std: one finite number above 0 a channel, on the scale 0..1.
+        std: one finite number of 2**-126 or more a channel, on the scale 0..1.
         dtype: float32, float16 or bfloat16.
         memory_format: of a new result: torch.contiguous_format or torch.channels_last.
         clip_limit: as for `clahe_gamma_median`, like all that follow.
@@ -132,44 +140,55 @@ def clahe_gamma_median_normalize(
         PerfkitError: an argument is not as described above, or the native library is missing.
     """
     height, width, channels = _check(images, layout)
-    check_parameters(clip_limit, tile_grid)
-    check_normalisation(mean, std, channels)
+    clip_limit = check_parameters(clip_limit, tile_grid)
+    means, deviations = check_normalisation(mean, std, channels)
     if dtype not in _DTYPES:
         raise refusal("dtype", "torch.float32, torch.float16 or torch.bfloat16", repr(dtype))
     if memory_format not in _FORMATS:
         expected = "torch.contiguous_format or torch.channels_last"
         raise refusal("memory_format", expected, repr(memory_format))
     table = _table(images, gamma, lut)
-    values = _values(images, list(mean), list(std), dtype)
+    values = _values(images, means, deviations, dtype)
     batch = _nhwc(images, layout)
     if out is None:
         shape = (batch.shape[0], channels, height, width)
-        out = torch.empty(shape, dtype=dtype, device=images.device, memory_format=memory_format)
-        out = out if images.dim() == 4 else out.squeeze(0)
+        result = torch.empty(shape, dtype=dtype, device=images.device, memory_format=memory_format)
+        result = result if images.dim() == 4 else result.squeeze(0)
     else:
-        _check_out(out, [*images.shape[:-3], channels, height, width], dtype, images.device)
-    _run(batch, _nhwc(out, "chw"), table, values, (clip_limit, tile_grid))
-    return out
+        wanted = [*images.shape[:-3], channels, height, width]
+        result = _check_out(out, wanted, dtype, images.device)
+    _run(batch, _nhwc(result, "chw"), table, values, (clip_limit, tile_grid))
+    if out is not None:
+        _note_change(out)
+    return result
 
 
 def _check(images: Tensor, layout: str) -> tuple[int, int, int]:
+    _check_strided("images", images)
     sizes = check_images(images, Tensor, torch.uint8, layout)
     if images.is_cuda and _WHY_NO_CUDA:
         raise refusal("images", f"on the CPU ({_WHY_NO_CUDA})", f"on {images.device}")
-    if images.layout != torch.strided:
-        raise refusal("images", "a strided tensor", str(images.layout).removeprefix("torch."))
     if images.device.type not in ("cpu", "cuda", "meta"):
         raise refusal("images", "on the CPU or a CUDA device", f"on {images.device}")
     return sizes
 
 
-def _check_out(out: object, shape: list[int], dtype: torch.dtype, device: torch.device) -> None:
+def _check_strided(name: str, tensor: object) -> None:
+    """Refuse sparse and nested tensors, which have no shape or memory to speak of."""
+    if isinstance(tensor, Tensor) and (tensor.is_nested or tensor.layout != torch.strided):
+        got = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise refusal(name, "a strided tensor", got)
+
+
+def _check_out(out: object, shape: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    _check_strided("out", out)
     expected = f"{str(dtype).removeprefix('torch.')} {shape} on {device}, without gradient"
     if not isinstance(out, Tensor):
         raise refusal("out", expected, type(out).__name__)
     if out.dtype != dtype or list(out.shape) != shape or out.device != device or out.requires_grad:
         gradient = ", requiring gradient" if out.requires_grad else ""
         raise refusal("out", expected, f"{describe(out)} on {out.device}{gradient}")
+    return out
 
 
 def _nhwc(tensor: Tensor, layout: str) -> Tensor:
@@ -179,11 +198,14 @@ def _nhwc(tensor: Tensor, layout: str) -> Tensor:
 
 def _table(images: Tensor, gamma: float, lut: Tensor | None) -> Tensor:
     if lut is not None:
+        _check_strided("lut", lut)
         check_lut(lut, Tensor, torch.uint8)
+        if lut.is_meta and not images.is_meta:
+            raise refusal("lut", "a tensor that holds bytes", f"{describe(lut)} on meta")
         return lut.to(images.device).contiguous()
-    check_gamma(gamma)
+    exponent = check_gamma(gamma)
     table = gamma_values_kept if _is_eager(images) else gamma_values
-    return table(gamma, images.device)
+    return table(exponent, images.device)
 
 
 def _values(images: Tensor, mean: list[float], std: list[float], dtype: torch.dtype) -> Tensor:
@@ -192,8 +214,14 @@ def _values(images: Tensor, mean: list[float], std: list[float], dtype: torch.dt
 
 
 def _is_eager(images: Tensor) -> bool:
-    """Say whether what is computed is real now, and may be kept."""
+    """Say whether a table that is kept may be used, and nothing fake or symbolic is asked for."""
     return type(images) is Tensor and not torch.compiler.is_compiling()
+
+
+def _note_change(out: Tensor) -> None:
+    """Let autograd know that what it may have saved of `out` is gone."""
+    if not torch.compiler.is_compiling() and not out.is_inference():
+        torch.autograd.graph.increment_version(out)
 
 
 def _run(

@@ -5,10 +5,13 @@ Imports no torch by itself: the operators on NumPy arrays need none.
 
 from __future__ import annotations
 
-import importlib
 import json
+import os
+import struct
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -60,15 +63,22 @@ def module() -> ModuleType:
 
     Raises PerfkitError where it is not built, or PERFKIT_CPU_ISA names nothing that is here.
     """
+    spec = find_spec("perfkit.ops._native")
     try:
-        native = importlib.import_module("perfkit.ops._native")
-    except ImportError as error:
+        if spec is not None and spec.origin is not None:
+            _check_whole(Path(spec.origin))
+        native = import_module("perfkit.ops._native")
+    except (ImportError, OSError) as error:
         missing = f"the native operators cannot be imported ({_one_line(error)})"
         raise PerfkitError(f"{missing}; {BUILD}") from error
     try:
         native.isa()
     except ValueError as error:
-        raise PerfkitError(str(error)) from error
+        asked, known = os.environ.get("PERFKIT_CPU_ISA", ""), ", ".join(native.available_isas())
+        # A value that cannot be printed as it is would break the line, or the printing.
+        asked = asked if asked.isprintable() else ascii(asked)
+        unknown = f"PERFKIT_CPU_ISA={asked} is not available here"
+        raise PerfkitError(f"{unknown}; this CPU and this build have {known}") from error
     return native
 
 
@@ -83,6 +93,8 @@ def load() -> str:
 
     info = build_info()
     problem = _load(CPU_LIBRARY)
+    if not problem and not hasattr(torch.ops.perfkit, "clahe_gamma_median"):
+        problem = f"{CPU_LIBRARY.name} holds no native operators"
     if problem:
         raise PerfkitError(f"{problem}; {BUILD}")
     if torch.version.cuda is None:
@@ -106,10 +118,23 @@ def _load(library: Path) -> str:
     import torch
 
     try:
+        _check_whole(library)
         torch.ops.load_library(library)
     except OSError as error:
         return f"the native operators cannot be loaded ({_one_line(error)})"
     return ""
+
+
+def _check_whole(library: Path) -> None:
+    """Raise OSError for a file that is cut short: to load it would kill the process.
+
+    An ELF file ends with its section headers; elf(5) says where their start, size and count are.
+    """
+    with library.open("rb") as file:
+        header = file.read(64).ljust(64, b"\0")
+    magic, start, size, count = struct.unpack("<4s36xQ10x2H2x", header)
+    if magic != b"\x7fELF" or start + size * count > library.stat().st_size:
+        raise OSError(f"{library.name} is damaged")
 
 
 def _one_line(error: Exception) -> str:

@@ -39,7 +39,7 @@ class Workload(Protocol):
       outputs [N, ...] and targets [N, ...] being joined on the CPU. Without it outputs [N, C] with
       integer targets [N] are those of a classifier, and anything else has its loss alone;
     - ``preprocess_choices: tuple[str, ...]``: the values of ``--preprocess`` that it takes, its own
-      first; the one that holds is ``config.preprocess``. Without this member the option is refused.
+      first; the one that holds is ``config.preprocess``. Without any the option is refused.
       With "device" among them it has ``prepare(inputs, seeds) -> Tensor``, which is then called
       with collate's inputs on the device of the rank and with the ``seeds`` that collate got; with
       "offline" it has ``stored(split) -> StoredImages``, which its data set then reads;
@@ -131,17 +131,24 @@ def clip_norm_of(workload: Workload) -> float | None:
 def preprocess_of(workload: type[Workload]) -> tuple[Preprocess, ...]:
     """Return the values of ``--preprocess`` that a workload takes, its own first; or none.
 
-    Raises PerfkitError for a value that does not exist, or whose member the class lacks.
+    Raises PerfkitError for what is no tuple of names, for a value that does not exist and for one
+    whose method the class lacks.
     """
-    takes: tuple[Preprocess, ...] = tuple(getattr(workload, "preprocess_choices", ()))
-    needs: dict[Preprocess, str] = {"device": "prepare", "offline": "stored"}
+    takes = getattr(workload, "preprocess_choices", ())
+    wrong = f"workload {workload.__name__}: its preprocess_choices"
+    if not (isinstance(takes, tuple | list) and all(isinstance(value, str) for value in takes)):
+        raise PerfkitError(
+            f'{wrong} has to be a tuple of names, as in ("loader", "none"), on the class itself'
+        )
+    needs = {"device": "prepare", "offline": "stored"}
     for value in takes:
-        if value not in get_args(Preprocess) or not hasattr(workload, needs.get(value, "collate")):
+        lacks = value in needs and not callable(getattr(workload, needs[value], None))
+        if lacks or value not in get_args(Preprocess):
             raise PerfkitError(
-                f"workload {workload.__name__}: its preprocess_choices has {value!r}; it can have "
-                "none, loader, device (with a member prepare) and offline (with a member stored)"
+                f"{wrong} has {value!r}; it can have none, loader, device (with a method prepare) "
+                "and offline (with a method stored)"
             )
-    return takes
+    return tuple(takes)
 
 
 def prepare_of(workload: Workload, config: RunConfig) -> Prepare | None:

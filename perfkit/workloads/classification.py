@@ -36,8 +36,8 @@ class ImageClassification(ABC):
     """The published one."""
     most_repeats: ClassVar[int] = 1
     """Of an image of the rarer class in an epoch."""
-    preprocess_choices: ClassVar[tuple[Preprocess, ...]]
-    """All values of ``--preprocess``, the published one first."""
+    preprocess_choices: ClassVar[tuple[Preprocess, ...]] = ()
+    """The values of ``--preprocess``, the published one first; nobody enhances without any."""
     augmentation: Callable[[Tensor], Tensor] | None = None
     """Draws one uint8 [3, size, size] anew from torch's generator."""
 
@@ -46,7 +46,7 @@ class ImageClassification(ABC):
             raise ValueError("a workload is made from a resolved RunConfig")
         self._config = config
         self._size = config.image_size
-        self._preprocess = config.preprocess or self.preprocess_choices[0]
+        self._preprocess = config.preprocess or next(iter(self.preprocess_choices), "none")
         self._enhance = Enhancement(config.ops)
         self._architecture = find_architecture(config.model or self.default_model, self._size)
         self.normalisation = normalisation_for(config.weights)
@@ -148,11 +148,11 @@ class ImageClassification(ABC):
     def _as_stored(self, source: ImageSource) -> StoredImages:
         facts = {
             "workload": self._config.workload,
-            "size": self._size,
             "operator": PARAMETERS,
             "ops": self._config.ops,
         }
-        return StoredImages(source, self._enhance, self._config.runs / "preprocessed", facts)
+        root = self._config.runs / "preprocessed"
+        return StoredImages(source, self._enhance, root, facts, size=self._size)
 
 
 def inverse_counts(labels: Tensor) -> Tensor:

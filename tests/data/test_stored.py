@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -38,6 +40,10 @@ def source(**changes: Any) -> SyntheticFundus:
     return SyntheticFundus("train", **{"count": COUNT, "size": SIZE, "seed": 0, **changes})
 
 
+def of(root: Path) -> StoredImages:
+    return StoredImages(source(), Inverted(), root, FACTS, size=SIZE)
+
+
 def chunks(stored: StoredImages, size: int = 2) -> Iterator[tuple[Tensor, str]]:
     for first in range(0, len(stored), size):
         indices = range(first, min(first + size, len(stored)))
@@ -46,7 +52,7 @@ def chunks(stored: StoredImages, size: int = 2) -> Iterator[tuple[Tensor, str]]:
 
 @pytest.fixture
 def stored(tmp_path: Path) -> StoredImages:
-    found = StoredImages(source(), Inverted(), tmp_path, FACTS)
+    found = of(tmp_path)
     assert found.problem() == "is not there"
     found.write(chunks(found))
     return found
@@ -76,7 +82,7 @@ def test_a_second_process_finds_the_set_and_is_not_sent_the_images(stored: Store
     sent = pickle.dumps(stored)
     assert len(sent) < COUNT * 3 * SIZE * SIZE
     assert torch.equal(pickle.loads(sent).read(3), stored.read(3))
-    again = StoredImages(source(), Inverted(), stored.folder.parent, FACTS)
+    again = of(stored.folder.parent)
     assert again.folder == stored.folder
     assert again.problem() is None
 
@@ -102,10 +108,33 @@ def lose_an_image(folder: Path) -> None:
     np.save(folder / IMAGES, np.load(folder / IMAGES)[1:])
 
 
-def other_facts(folder: Path) -> None:
+def shape_anew(*shape: int) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:  # the pixels and so their check sum stay
+        np.save(folder / IMAGES, np.load(folder / IMAGES).reshape(shape))
+
+    return spoil
+
+
+def archive(folder: Path) -> None:
+    with (folder / IMAGES).open("wb") as file:
+        np.savez(file, np.zeros(1))
+
+
+def tell_of_facts(folder: Path) -> None:
     about = orjson.loads((folder / ABOUT).read_bytes())
     about["facts"]["operator"]["clip_limit"] = 3.0
     (folder / ABOUT).write_bytes(orjson.dumps(about))
+
+
+def tell_no_maker(folder: Path) -> None:
+    about = orjson.loads((folder / ABOUT).read_bytes())
+    del about["made_by"]
+    (folder / ABOUT).write_bytes(orjson.dumps(about))
+
+
+def tell_a_null_maker(folder: Path) -> None:
+    about = orjson.loads((folder / ABOUT).read_bytes())
+    (folder / ABOUT).write_bytes(orjson.dumps({**about, "made_by": None}))
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -117,10 +146,16 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no JSON": (lambda folder: (folder / ABOUT).write_text("{"), "is damaged"),
     "no object": (lambda folder: (folder / ABOUT).write_text("[]"), "is damaged"),
     "nothing told": (lambda folder: (folder / ABOUT).write_text("{}"), "is damaged"),
-    "foreign": (other_facts, "is of other images"),
+    "depths": (lambda folder: (folder / ABOUT).write_text("[" * 100_000), "is damaged"),
+    "no maker": (tell_no_maker, "is damaged"),
+    "null maker": (tell_a_null_maker, "is damaged"),
+    "channels last": (shape_anew(COUNT, SIZE, SIZE, 3), "is damaged"),
+    "oblong": (shape_anew(COUNT, 3, SIZE // 2, SIZE * 2), "is damaged"),
+    "flat": (shape_anew(-1), "is damaged"),
+    "archive": (archive, "is damaged"),
+    "foreign": (tell_of_facts, "is of other images"),
     "no images": (lambda folder: (folder / IMAGES).unlink(), "is not there"),
     "no about": (lambda folder: (folder / ABOUT).unlink(), "is not there"),
-    "a file": (lambda folder: (shutil.rmtree(folder), folder.touch()), "is damaged"),
 }
 
 
@@ -130,20 +165,72 @@ def test_what_is_damaged_or_foreign_is_noticed_and_can_be_made_anew(
 ) -> None:
     spoil, told = DAMAGES[damage]
     spoil(stored.folder)
-    fresh = StoredImages(source(), Inverted(), stored.folder.parent, FACTS)
+    fresh = of(stored.folder.parent)
     assert fresh.problem() == told
-    if damage == "a file":
-        with pytest.raises(PerfkitError, match=r"cannot be written \(.*\); make room"):
-            fresh.write(chunks(fresh))
-        return
     fresh.write(chunks(fresh))
     assert fresh.problem() is None
     assert torch.equal(fresh.read(0), 255 - source().read(0))
 
 
+def folder_for(name: str) -> Callable[[Path], object]:
+    return lambda folder: ((folder / name).unlink(), (folder / name).mkdir())
+
+
+def no_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+def no_root(folder: Path) -> None:
+    shutil.rmtree(folder.parent)
+    folder.parent.touch()
+
+
+def loop(folder: Path) -> None:
+    shutil.rmtree(folder.parent)
+    folder.parent.symlink_to(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("block", "reason"),
+    [
+        (folder_for(IMAGES), "Is a directory"),
+        (folder_for(ABOUT), "Is a directory"),
+        (no_folder, "File exists"),
+        (no_root, "Not a directory"),
+        (loop, "Too many levels of symbolic links"),
+    ],
+)
+def test_what_stands_in_the_way_is_told_in_one_line(
+    tmp_path: Path, block: Callable[[Path], object], reason: str
+) -> None:
+    stored = of(tmp_path / "preprocessed")
+    stored.write(chunks(stored))
+    block(stored.folder)
+    assert stored.problem() == "is damaged"
+    with pytest.raises(PerfkitError) as caught:
+        stored.write(chunks(stored))
+    assert str(caught.value) == (
+        f"--preprocess offline: {stored.folder} cannot be written ({reason}); move away what is "
+        "there, or name another folder with --runs"
+    )
+
+
+def test_room_is_asked_for_only_where_there_is_none(tmp_path: Path) -> None:
+    def on_a_full_disk() -> Iterator[tuple[Tensor, str]]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
+    stored = of(tmp_path)
+    with pytest.raises(
+        PerfkitError, match=r"\(No space left on device\); make room there, or name"
+    ):
+        stored.write(on_a_full_disk())
+
+
 def test_what_changes_the_bytes_changes_the_folder(tmp_path: Path) -> None:
-    def folder(images: Any, facts: Any = FACTS) -> Path:
-        return StoredImages(images, Inverted(), tmp_path, facts).folder
+    def folder(images: Any, facts: Any = FACTS, size: int = SIZE) -> Path:
+        return StoredImages(images, Inverted(), tmp_path, facts, size=size).folder
 
     photos = SyntheticPhotos("train", count=COUNT, size=SIZE, seed=0)
     folders = [
@@ -152,7 +239,7 @@ def test_what_changes_the_bytes_changes_the_folder(tmp_path: Path) -> None:
         folder(source(count=4)),
         folder(SyntheticFundus("val", count=COUNT, size=SIZE, seed=0)),
         folder(photos),
-        folder(source(), {**FACTS, "size": 32}),
+        folder(source(), size=32),
         folder(source(), {"operator": {"clip_limit": 3.0, "tile_grid": (8, 8)}}),
     ]
     assert len(set(folders)) == len(folders)
@@ -181,7 +268,7 @@ def test_a_set_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
         yield from list(chunks(stored))[:2]
         raise KeyboardInterrupt
 
-    stored = StoredImages(source(), Inverted(), tmp_path, FACTS)
+    stored = of(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         stored.write(broken(stored))
     assert list(stored.folder.iterdir()) == []

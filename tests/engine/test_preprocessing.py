@@ -260,14 +260,6 @@ class OnDevice(tiny.Tiny):
         return 2 * inputs
 
 
-class Wrong(tiny.Tiny):
-    preprocess_choices = ("loader", "gpu")
-
-
-class Unprepared(tiny.Tiny):
-    preprocess_choices = ("device",)
-
-
 class Unaware(tiny.Tiny):
     """It was there first, and has the names for purposes of its own."""
 
@@ -319,16 +311,6 @@ def test_a_workload_that_knows_nothing_of_it_trains_as_before() -> None:
         ),
         ("tiny:Tiny", {"baseline": "preprocess=loader"}, "--baseline preprocess=loader: workload "),
         ("forensics", {"baseline": "ops=reference"}, "--baseline ops=reference: nothing is prepro"),
-        (
-            "test_preprocessing:Wrong",
-            {},
-            "workload Wrong: its preprocess_choices has 'gpu'; it can have",
-        ),
-        (
-            "test_preprocessing:Unprepared",
-            {},
-            "workload Unprepared: its preprocess_choices has 'device'; ",
-        ),
     ],
 )
 def test_what_a_workload_cannot_do_is_refused_in_one_line(

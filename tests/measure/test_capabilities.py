@@ -279,7 +279,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_native_operators_are_told_with_how_they_were_built() -> None:
     found = rows("operators", gpu_machine(H200))
     assert found["CPU operators"].detail == (
-        "avx2, of avx2, scalar (PERFKIT_CPU_ISA); for torch 2.11 and newer, "
+        "avx2 in use, of avx2, scalar (choose with PERFKIT_CPU_ISA); for torch 2.11 and newer, "
         "built with 2.15.0+cu132, g++ 12.2.0, commit 0123456789ab"
     )
     assert found["CUDA operators"] == Capability(

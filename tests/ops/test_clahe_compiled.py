@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from opencv import noise
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from perfkit.ops import clahe_gamma_median, clahe_gamma_median_normalize
+from perfkit.ops import clahe_gamma_median, clahe_gamma_median_normalize, clahe_tables
 
 # Inductor of torch 2.13 imports a module of torch's that warns of itself.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
@@ -111,6 +112,51 @@ def test_what_was_compiled_does_not_spoil_later_calls(images: Tensor) -> None:
     compiled = torch.compile(lambda images: normalised(images, gamma=1.7).mul_(0), fullgraph=True)
     compiled(images)
     assert torch.equal(normalised(images, gamma=1.7), before)
+
+
+def fake(function: Callable[[Tensor], object], images: Tensor) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        function(images)
+
+
+def fake_without_images(function: Callable[[Tensor], object], images: Tensor) -> None:
+    with FakeTensorMode():
+        function(torch.empty(images.shape, dtype=torch.uint8))
+
+
+def functional(function: Callable[[Tensor], object], images: Tensor) -> None:
+    # torch has no functional form of an operator that writes into its argument.
+    with pytest.raises(RuntimeError, match="only support functionalizing"):
+        torch.func.functionalize(function)(images)
+
+
+def differentiated(function: Callable[[Tensor], object], images: Tensor) -> None:
+    def loss(weight: Tensor) -> Tensor:
+        function(images)
+        return weight * 2
+
+    torch.func.grad(loss)(torch.ones(()))
+
+
+def inferred(function: Callable[[Tensor], object], images: Tensor) -> None:
+    with torch.inference_mode():
+        function(images)
+
+
+@pytest.mark.parametrize("first", [fake, fake_without_images, functional, differentiated, inferred])
+def test_where_a_table_was_first_made_does_not_spoil_later_calls(
+    images: Tensor, first: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = clahe_gamma_median(images), normalised(images)
+    monkeypatch.setattr(clahe_tables, "_kept", {})
+
+    def both(images: Tensor) -> tuple[Tensor, Tensor]:
+        return clahe_gamma_median(images), normalised(images)
+
+    for _ in range(2):  # without tables, and with
+        first(both, images)
+        for got, expected in zip(both(images), want, strict=True):
+            assert torch.equal(got, expected)
 
 
 class Model(nn.Module):

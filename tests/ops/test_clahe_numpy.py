@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -104,6 +105,37 @@ assert clahe_gamma_median_numpy(np.zeros((9, 9, 3), np.uint8)).shape == (9, 9, 3
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
+def test_threads_that_cannot_be_started_are_named() -> None:
+    script = """
+import resource
+from pathlib import Path
+import numpy as np
+from perfkit.core.errors import PerfkitError
+from perfkit.ops import clahe_gamma_median_numpy
+images, out = np.zeros((2, 600, 9, 9, 3), np.uint8)
+clahe_gamma_median_numpy(images, out=out)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+try:
+    clahe_gamma_median_numpy(images, out=out, threads=600)
+except PerfkitError as error:
+    print(error)
+clahe_gamma_median_numpy(images, out=out)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(
+        r"clahe_gamma_median: `threads` must be no more than can .*, got 600 .*\n", done.stdout
+    )
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    image = noise(20, 30, 3)
+    got = clahe_gamma_median_numpy(image, clip_limit=np.float16(3), gamma=np.int64(2))
+    assert np.array_equal(got, clahe_gamma_median_numpy(image, clip_limit=3.0, gamma=2.0))
+
+
 def test_other_threads_run_while_it_works() -> None:
     # Only a thread that runs during the call can see the first image done and the last one not.
     images = np.broadcast_to(noise(1, 256, 256, 3), (64, 256, 256, 3))
@@ -143,6 +175,9 @@ FOLDED = np.lib.stride_tricks.as_strided(np.zeros(99, np.uint8), (4, 5, 3), (5, 
         (IMAGE, {"tile_grid": "88"}, r"`tile_grid` must be two positive ints.*got '88'"),
         (IMAGE, {"clip_limit": float("nan")}, r"`clip_limit` must be a finite number.*got nan"),
         (IMAGE, {"clip_limit": -1}, r"`clip_limit` must be .*got -1"),
+        (IMAGE, {"clip_limit": True}, r"`clip_limit` must be .*got True"),
+        (IMAGE, {"clip_limit": np.float32("inf")}, r"`clip_limit` must be a finite number.*inf"),
+        (IMAGE, {"gamma": "2"}, r"`gamma` must be .*got '2'"),
         (IMAGE, {"gamma": -1.2}, r"`gamma` must be .*got -1.2"),
         (IMAGE, {"lut": LUT[:255]}, r"`lut` must be a uint8 array.*uint8 \[255\]"),
         (IMAGE, {"lut": LUT.astype(int)}, r"`lut` must be a uint8 array.*int64 \[256\]"),

@@ -284,12 +284,36 @@ def test_normalised_out_takes_any_strides(dtype: torch.dtype) -> None:
         assert torch.equal(out, want), name
 
 
+@pytest.mark.parametrize("kind", [tuple, np.array, np.float32, torch.tensor])
+def test_mean_and_std_may_be_any_array(kind: Any) -> None:
+    images = torch.from_numpy(noise(20, 30, 3))
+    mean, std = [0.5, 0.25, 0.125], [1.0, 0.5, 2.0]
+    want = clahe_gamma_median_normalize(images, mean=mean, std=std, gamma=2.0)
+    got = clahe_gamma_median_normalize(images, mean=kind(mean), std=kind(std), gamma=np.float32(2))
+    assert torch.equal(got, want)
+
+
+def test_a_gradient_that_needs_what_out_held_is_refused() -> None:
+    images = torch.from_numpy(noise(20, 30, 3))
+    weight = torch.ones(3, 20, 30, requires_grad=True)
+    out = torch.empty(3, 20, 30)
+    clahe_gamma_median_normalize(images, mean=MEAN, std=STD, out=out)
+    loss = (weight * out).sum()
+    clahe_gamma_median_normalize(255 - images, mean=MEAN, std=STD, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    with torch.inference_mode():
+        images = images.clone()
+        assert clahe_gamma_median(images, out=torch.empty_like(images)).is_inference()
+
+
 # --- Bad input ----------------------------------------------------------------------------------
 
 IMAGE = torch.zeros(4, 5, 3, dtype=torch.uint8)
 LUT = torch.zeros(256, dtype=torch.uint8)
 NAN, INFINITY = float("nan"), float("inf")
 OVERLAPPING = torch.zeros(8, 5, 3, dtype=torch.uint8)
+NESTED = torch.nested.nested_tensor([IMAGE], layout=torch.jagged)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +327,7 @@ OVERLAPPING = torch.zeros(8, 5, 3, dtype=torch.uint8)
         (IMAGE[:0], {}, r"`images` must be .*H, W >= 1.*got uint8 \[0, 5, 3\]"),
         (IMAGE, {"layout": "nhwc"}, r"`layout` must be \"hwc\" or \"chw\", got 'nhwc'"),
         (IMAGE.to_sparse(), {}, r"`images` must be a strided tensor, got sparse_coo"),
+        (NESTED, {}, r"`images` must be a strided tensor, got nested"),
         (IMAGE, {"tile_grid": 8}, r"`tile_grid` must be two positive ints.*got 8"),
         (IMAGE, {"tile_grid": (8, 0)}, r"`tile_grid` must be .*got \(8, 0\)"),
         (IMAGE, {"tile_grid": (-8, 8)}, r"`tile_grid` must be .*got \(-8, 8\)"),
@@ -311,9 +336,12 @@ OVERLAPPING = torch.zeros(8, 5, 3, dtype=torch.uint8)
         (IMAGE, {"clip_limit": INFINITY}, r"`clip_limit` must be a finite number.*got inf"),
         (IMAGE, {"clip_limit": -0.5}, r"`clip_limit` must be .*0 \(no clipping\).*got -0.5"),
         (IMAGE, {"clip_limit": 10**400}, r"`clip_limit` must be a finite number"),
+        (IMAGE, {"gamma": True}, r"`gamma` must be .*got True"),
         (IMAGE, {"gamma": 0}, r"`gamma` must be a finite number above 0, got 0"),
         (IMAGE, {"gamma": NAN}, r"`gamma` must be .*got nan"),
         (IMAGE, {"lut": LUT[:255]}, r"`lut` must be .*uint8 \[255\]"),
+        (IMAGE, {"lut": LUT.to("meta")}, r"`lut` must be a tensor that holds bytes.*on meta"),
+        (IMAGE, {"lut": LUT.to_sparse()}, r"`lut` must be a strided tensor, got sparse_coo"),
         (IMAGE, {"lut": LUT.float()}, r"`lut` must be a uint8 tensor.*float32 \[256\]"),
         (IMAGE, {"lut": [0] * 256}, r"`lut` must be a uint8 tensor of shape \[256\], got list"),
         (IMAGE, {"out": IMAGE.numpy()}, r"`out` must be uint8 \[4, 5, 3\] on cpu.*got ndarray"),
@@ -339,8 +367,14 @@ def test_a_wrong_argument_is_named_with_what_is_allowed_and_what_came(
     [
         ({"mean": MEAN[:2]}, r"`mean` must be 3 finite float32 numbers, one a.*got \[0.485, 0.456"),
         ({"mean": [0, 0, NAN]}, r"`mean` must be .*got \[0, 0, nan\]"),
+        ({"mean": [0, 0, True]}, r"`mean` must be .*got \[0, 0, True\]"),
+        ({"mean": b"abc"}, r"`mean` must be .*got b'abc'"),
+        ({"mean": np.zeros((3, 1))}, r"`mean` must be .*got array\(\[\[0"),
         ({"mean": 0.5}, r"`mean` must be 3 finite.*got 0.5"),
-        ({"std": [1, 1, 0]}, r"`std` must be 3 finite float32 numbers above 0.*got \[1, 1, 0\]"),
+        (
+            {"std": [1, 1, 0]},
+            r"`std` must be 3 .* of 2\*\*-126 .* or more.*got \[1, 1, 0\]",
+        ),
         ({"std": [1, 1, 1e-50]}, r"`std` must be .*got \[1, 1, 1e-50\]"),
         ({"dtype": torch.float64}, r"`dtype` must be torch.float32, .*got torch.float64"),
         ({"memory_format": torch.preserve_format}, r"`memory_format` must be .*got torch.preserve"),
@@ -399,6 +433,8 @@ def shrunk(tensor: Tensor) -> Tensor:
         ({"clip_limit": INFINITY}, r"`clip_limit` must be a finite number, .*got inf"),
         ({"columns": 0}, r"`tile_grid` must be two ints .*got \(0, 8\)"),
         ({"rows": -(2**63)}, r"`tile_grid` must be two ints .*got \(8, -9223372036854775808\)"),
+        ({"out": BATCH.to("meta")}, r"`out` must be on cpu, like `images`, got .* on meta"),
+        ({"table": LUT.to("meta")}, r"`lut` must be on cpu, like `images`, got .* on meta"),
         ({"columns": 2**63 - 1}, r"`tile_grid` must be two ints .*from 1 to 2147483647"),
     ],
 )
@@ -415,6 +451,7 @@ def test_the_operator_itself_refuses_what_would_leave_its_memory(
     ("height", "width", "columns", "message"),
     [
         (50_000, 50_000, 1, r"so fine that a tile has at most 2147483647 .*got 50000 x 50000"),
+        (1, 2**22 + 1, 2**31 - 1, r"so coarse that at most 4194304 tiles lie .*got 4194305 x 1"),
         (1, 2**31, 1, r"H, W <= 2147483647"),
     ],
 )

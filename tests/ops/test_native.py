@@ -121,27 +121,78 @@ def test_an_instruction_set_that_is_not_here_is_refused_in_one_line(call: str) -
         "except PerfkitError as error:\n"
         "    print(error)\n"
     )
-    (line,) = in_child(code, PERFKIT_CPU_ISA="mmx").stdout.splitlines()
-    assert line.startswith("PERFKIT_CPU_ISA=mmx is not available here;")
-    assert "scalar" in line
+    values = [("mmx", "mmx"), ("a\nb", r"'a\nb'"), ("\udcff", r"'\udcff'")]
+    for asked, shown in values if call == "module" else values[:1]:
+        (line,) = in_child(code, PERFKIT_CPU_ISA=asked).stdout.splitlines()
+        assert line.startswith(f"PERFKIT_CPU_ISA={shown} is not available here;")
+        assert "scalar" in line
 
 
-def test_libraries_that_were_never_built_say_what_to_run(tmp_path: Path) -> None:
-    """A copy of the package without them stands for a checkout that was not built."""
-    package = CPU_LIBRARY.parents[1]
-    shutil.copytree(package, tmp_path / "perfkit", ignore=shutil.ignore_patterns("*.so"))
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Return the operators of a copy of the package, which stands for another checkout."""
+    shutil.copytree(CPU_LIBRARY.parents[1], tmp_path / "perfkit")
+    return tmp_path / "perfkit" / "ops"
+
+
+def loaded(package: Path) -> str:
+    """Return the one line that loading the copy ends with."""
     code = (
         "from perfkit.core.errors import PerfkitError\n"
         "from perfkit.ops import native\n"
-        f"assert native.__file__.startswith({str(tmp_path)!r})\n"
+        f"assert native.__file__.startswith({str(package)!r})\n"
         "try:\n"
-        "    native.load()\n"
+        "    print(native.load())\n"
         "except PerfkitError as error:\n"
-        "    print(error)\n"
+        "    print('error:', error)\n"
     )
-    done = in_child(code, PYTHONPATH=":".join([str(tmp_path), *sys.path]))
+    done = in_child(code, PYTHONPATH=":".join([str(package.parents[1]), *sys.path]))
     (line,) = done.stdout.splitlines() or [done.stderr]
+    return line
+
+
+def test_libraries_that_were_never_built_say_what_to_run(package: Path) -> None:
+    for library in package.glob("*.so"):
+        library.unlink()
+    line = loaded(package)
+    assert line.startswith("error: ")
     assert "python setup.py build_ext --inplace" in line
+
+
+@pytest.mark.parametrize("pattern", ["_native*.so", "libperfkit_cpu.so"])
+def test_a_library_that_was_cut_short_says_what_to_run(package: Path, pattern: str) -> None:
+    (library,) = package.glob(pattern)
+    os.truncate(library, library.stat().st_size // 2)
+    line = loaded(package)
+    assert line.startswith("error: ")
+    assert f"{library.name} is damaged" in line
+    assert "python setup.py build_ext --inplace" in line
+
+
+@pytest.fixture
+def facts(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(native, "load", native.load.__wrapped__)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 64, 5000, -1])
+def test_a_cuda_library_that_was_cut_short_is_a_reason(
+    facts: pytest.MonkeyPatch, tmp_path: Path, kept_bytes: int
+) -> None:
+    info = replace(build_info(), cuda_toolkit="13.2")
+    facts.setattr(native, "build_info", lambda: info)
+    facts.setattr(torch.version, "cuda", "13.2")
+    damaged = tmp_path / CUDA_LIBRARY.name
+    damaged.write_bytes(CPU_LIBRARY.read_bytes()[:kept_bytes])
+    facts.setattr(native, "CUDA_LIBRARY", damaged)
+    assert "libperfkit_cuda.so is damaged" in native.load()
+
+
+def test_another_library_in_the_place_of_the_operators_says_what_to_run(package: Path) -> None:
+    (other,) = package.glob("_native*.so")
+    shutil.copy(other, package / CPU_LIBRARY.name)
+    line = loaded(package)
+    assert line.startswith("error: libperfkit_cpu.so holds no native operators; build")
 
 
 def test_cuda_operators_are_there_or_a_reason_is() -> None:
@@ -157,12 +208,6 @@ def test_cuda_operators_are_there_or_a_reason_is() -> None:
             native.require_cuda()
     else:
         native.require_cuda()
-
-
-@pytest.fixture
-def facts(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(native, "load", native.load.__wrapped__)
-    return monkeypatch
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def clahe_gamma_median(
         PerfkitError: an argument is not as described above.
     """
     height, width, _ = check_images(images, Tensor, torch.uint8, layout)
-    check_parameters(clip_limit, tile_grid)
+    clip_limit = check_parameters(clip_limit, tile_grid)
     _check_tile(height, width, tile_grid)
     channel_dim = 3 if layout == "hwc" else 1
     if lut is None:
@@ -97,8 +97,7 @@ def gamma_lut(gamma: float) -> Tensor:
     Raises:
         PerfkitError: `gamma` is not a finite number above 0.
     """
-    check_gamma(gamma)
-    return torch.tensor(list(gamma_table(gamma)), dtype=torch.uint8, device="cpu")
+    return torch.tensor(list(gamma_table(check_gamma(gamma))), dtype=torch.uint8, device="cpu")
 
 
 def _check_tile(height: int, width: int, tile_grid: tuple[int, int]) -> None:

@@ -10,8 +10,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 profile: build
 	$(BIN)/python -m perfkit.profile --strategy model_parallel --gpus 2
 
+# One thread each: those of two processes would spin while they wait for a core. In the order of the
+# folders, for files that take long for few tests would otherwise come last.
 test: lint build
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ NVCC_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fmad=false", "-lineinfo", "--th
 NVCC_FLAGS += [f"-I{CSRC}", "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall,-Wextra"]
 LINK_FLAGS = ["-shared", f"-Wl,--version-script={EXPORTS}"]
 STABLE_FLAGS = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}"]
-AVX2 = ["-mavx2", "-mfma"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 AVX512 += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # g++ 12 errs on its own intrinsics
 ISA_FLAGS = {  # by the end of a file's name; csrc/isa.cpp asks the CPU for the same

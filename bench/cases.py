@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import preprocess
+import squeeze
 import torch
 from noop import NoOp
 
@@ -168,6 +169,26 @@ def preprocessing(
     return measure
 
 
+def squeeze_excite(setup: squeeze.Setup) -> Callable[[], Measurement]:
+    """Seconds of forward and backward, beside eager torch, torch.compile and a copy."""
+
+    def measure() -> Measurement:
+        facts = squeeze.measure(setup)
+        return Measurement(
+            facts["call_s"]["training"]["perfkit"],
+            squeeze.finding(setup, facts),
+            {"isa": facts["isa"], "threads": str(setup.threads), "batch": str(squeeze.BATCH)},
+        )
+
+    return measure
+
+
+def squeeze_excite_mean() -> Measurement:
+    """How many times as long the faster of eager torch and torch.compile takes, by shape."""
+    finding, gains = squeeze.summary()
+    return Measurement(gains, finding, {"unit": "a ratio, not seconds"})
+
+
 def _words(interval: Interval) -> str:
     return f"{interval.estimate:.2f}x [{interval.low:.2f}, {interval.high:.2f}]"
 
@@ -219,4 +240,13 @@ CASES = (
         "preprocess, 512x512",
         preprocessing("limit 10x", needs="kornia", size=512, beside="kornia", rounds=5),
     ),
+    *(
+        Case(
+            f"squeeze-excite-{setup.name}",
+            "squeeze-excite, forward and backward",
+            squeeze_excite(setup),
+        )
+        for setup in (*squeeze.PLAIN, *squeeze.WITH_RESIDUAL)
+    ),
+    Case("squeeze-excite-mean", "squeeze-excite, all shapes", squeeze_excite_mean),
 )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that only a CUDA machine can show, in under ten minutes: builds the operators, GPU
-# tests, the operator's times beside its floors, the CUDA operators under compute-sanitizer, one
+# tests, the operators' times beside their floors, the CUDA operators under compute-sanitizer, one
 # run of every strategy that its GPUs allow, and the benchmark cases. Goes on after a failure; ends
 # with 1 and the names of what failed or found no time. Needs no network: a CUDA toolkit and the
 # packages must be there (or on PYTHONPATH).
@@ -50,7 +50,9 @@ fi
 part doctor "$PYTHON" -m perfkit.doctor
 part "native libraries" "$PYTHON" -m pytest -q tests/ops/test_native.py
 part "GPU tests" "$PYTHON" -m pytest -q -m gpu
-part "times of the operator" "$PYTHON" scripts/gpu_bench_preprocess.py "$runs"
+part "times of the preprocessing" "$PYTHON" scripts/gpu_bench_preprocess.py "$runs"
+part "times of Squeeze-and-Excitation" timeout 120 "$PYTHON" scripts/gpu_bench_squeeze_excite.py \
+    "$runs" --dtype float16 --form plain
 if have ncu; then
     # Where the counters are not open to users this fails by its own words, and is no failure here.
     timeout 60 ncu --kernel-name-base demangled --kernel-name regex:perfkit --launch-count 6 \
@@ -62,12 +64,13 @@ fi
 # need the cache. initcheck has to see torch's kernels too: they write what the operators read.
 if have compute-sanitizer; then
     few="(bytes_are_the_cpus and (shape2- or shape3- or shape6-)) or strides or normalised"
+    few="$few or results_are_the_cpus or unaligned or float32_layers"
     for check in "memcheck --kernel-name kns=perfkit" "racecheck --kernel-name kns=perfkit" initcheck; do
         # shellcheck disable=SC2086  # the check and its options
         part "compute-sanitizer $check" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
             compute-sanitizer --tool $check --error-exitcode 1 \
             "$PYTHON" -m pytest -q tests/ops/test_clahe_gamma_median_gpu.py \
-            -k "$few or several_streams"
+            tests/ops/test_squeeze_excite_gpu.py -k "$few or several_streams"
     done
 fi
 

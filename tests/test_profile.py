@@ -13,8 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from trainings import rank_here
 
+from perfkit import profile
+from perfkit.core import cli
 from perfkit.core.record import SCHEMA_VERSION, Record, read_record
+from perfkit.launch import spawn
 
 SUPPORT = Path(__file__).parent / "support"
 SHORT = ("--steps", "10", "--rounds", "2", "--warmup", "3")
@@ -172,22 +176,24 @@ def test_under_torchrun_it_joins_and_gives_the_same_record(folder: Path) -> None
     assert losses[0] == losses[1]
 
 
-def test_a_serial_run_has_one_cell_and_no_gate(folder: Path) -> None:
-    done = run(*COMMAND, "--workload", "tiny:Tiny", *SHORT, "--name", "serial", cwd=folder)
-    assert done.returncode == 0, done.stderr
+def test_a_serial_run_has_one_cell_and_no_gate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert rank_here(profile, "--workload", "tiny:Tiny", *SHORT, "--name", "serial") == 0
     record = read_record(folder / "runs" / "serial")
     assert [cell.role for cell in record.cells] == ["strategy"]
     assert record.gate is None
     assert record.cells[0].devices == [["cpu"]]
 
 
-def test_a_toml_file_gives_defaults_and_flags_win_over_it(folder: Path) -> None:
-    (folder / "options.toml").write_text(
-        'workload = "tiny:Tiny"\nsteps = 4\nrounds = 2\nseed = 5\n'
-    )
+def test_a_toml_file_gives_defaults_and_flags_win_over_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("options.toml").write_text('workload = "tiny:Tiny"\nsteps = 4\nrounds = 2\nseed = 5\n')
     flags = ("--config", "options.toml", "--seed", "6", "--trace-steps", "0", "--name", "toml")
-    done = run(*COMMAND, *flags, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    assert rank_here(profile, *flags) == 0
     record = read_record(folder / "runs" / "toml")
     assert (record.config.workload, record.config.steps, record.config.seed) == ("tiny:Tiny", 4, 6)
     assert record.traces is None
@@ -204,43 +210,88 @@ def test_help_answers_without_importing_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.fixture
+def bad_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the flags of the next tests are about; it is the working directory."""
+    (folder / "empty").mkdir(exist_ok=True)
+    (folder / "file").touch()
+    (folder / "runs" / "taken").mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def the_error(told: str) -> str:
+    assert "Traceback" not in told
+    (error,) = [line for line in told.splitlines() if line.startswith("perfkit: error:")]
+    return error
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (("--gpus", "0"), "--gpus 0: input should be greater than or equal to 1"),
         (("--local-batch", "1"), "--local-batch 1: input should be greater than or equal to 2"),
         (("--local-batch", "4", "--global-batch", "8"), "exclude each other"),
+        (("--strategy", "ddp_model_parallel", "--gpus", "3"), "got --gpus 3"),
+        (("--config", "missing.toml"), "--config missing.toml: cannot be read"),
+        (("--strategy", "ddp", "--gpus", "60000"), "too many for"),
+    ],
+)
+def test_flags_that_cannot_be_are_one_line_with_exit_code_2_before_a_rank_is_started(
+    flags: tuple[str, ...],
+    words: str,
+    bad_input: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spawn, "subprocess", None)
+    before = sorted((bad_input / "runs").iterdir())
+    assert cli.run(profile.main, flags) == 2
+    assert words in the_error(capsys.readouterr().err)
+    assert sorted((bad_input / "runs").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
         (("--device", "cuda"), "no CUDA device is visible"),
         (("--strategy", "model_parallel", "--gpus", "6"), "6 devices a rank for a model of 5"),
-        (("--strategy", "ddp_model_parallel", "--gpus", "3"), "got --gpus 3"),
         (("--data", "nowhere"), "--data nowhere: is not a folder"),
         (("--data", "empty"), "has no folder 'train'"),
         (("--runs", "file/runs"), "cannot be made"),
         (("--name", "taken"), "exists; give another"),
-        (("--config", "missing.toml"), "--config missing.toml: cannot be read"),
         (
             ("--workload", "tiny:Uncut", "--strategy", "model_parallel"),
             "does not say how to cut its model",
         ),
         (("--workload", "tiny:Lacking"), "Lacking lacks model"),
         (("--workload", "tiny:Tiny", "--local-batch", "65"), "has 64 samples, fewer than one"),
-        (("--strategy", "ddp", "--gpus", "60000"), "too many for"),
     ],
 )
-def test_bad_input_is_one_line_with_exit_code_2_and_no_run_folder(
-    flags: tuple[str, ...], words: str, folder: Path
+def test_bad_input_that_a_rank_finds_is_one_line_with_exit_code_2_and_no_run_folder(
+    flags: tuple[str, ...], words: str, bad_input: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "empty").mkdir(exist_ok=True)
-    (folder / "file").touch()
-    (folder / "runs" / "taken").mkdir(parents=True, exist_ok=True)
-    before = sorted((folder / "runs").iterdir())
-    done = run(*COMMAND, *flags, cwd=folder)
+    before = sorted((bad_input / "runs").iterdir())
+    assert rank_here(profile, *flags) == 2
+    assert words in the_error(capsys.readouterr().err)
+    assert sorted((bad_input / "runs").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--gpus", "0"), "--gpus 0: input should be greater than or equal to 1"),
+        (("--workload", "tiny:Lacking", "--strategy", "ddp", "--gpus", "2"), "Lacking lacks model"),
+    ],
+)
+def test_bad_input_ends_the_command_with_one_line_and_code_2_whoever_finds_it(
+    flags: tuple[str, ...], words: str, bad_input: Path
+) -> None:
+    before = sorted((bad_input / "runs").iterdir())
+    done = run(*COMMAND, *flags, cwd=bad_input)
     assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("perfkit: error:")]
-    assert len(errors) == 1
-    assert words in errors[0]
-    assert "Traceback" not in done.stderr
-    assert sorted((folder / "runs").iterdir()) == before
+    assert words in the_error(done.stderr)
+    assert sorted((bad_input / "runs").iterdir()) == before
 
 
 @pytest.fixture

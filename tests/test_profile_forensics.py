@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
+from trainings import rank_here
 
+from perfkit import profile
 from perfkit.core.record import read_record
 
-SHORT = ("--steps", "4", "--rounds", "2", "--warmup", "3")
-
-
-def profile(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = (sys.executable, "-m", "perfkit.profile", "--workload", "forensics", *flags, *SHORT)
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
+SHORT = (
+    *("--workload", "forensics", "--steps", "4", "--rounds", "2", "--warmup", "3"),
+    *("--threads", "1", "--baseline", "none", "--trace-steps", "0"),
+)
 
 
 def test_resnet18_in_two_parts_trains_as_serial_does_and_the_split_is_recorded(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     photos = tmp_path / "photos"
     photos.mkdir()
     rows = ["id,file_name,label"]
@@ -32,8 +30,7 @@ def test_resnet18_in_two_parts_trains_as_serial_does_and_the_split_is_recorded(
     (photos / "7.png").write_bytes(b"no photo")
     (photos / "train.csv").write_text("\n".join(rows))
     flags = ("--strategy", "model_parallel", "--gpus", "2", "--seed", "3", "--name", "run")
-    done = profile(tmp_path, *flags, "--data", "photos", "--image-size", "32")
-    assert done.returncode == 0, done.stderr
+    assert rank_here(profile, *SHORT, *flags, "--data", "photos", "--image-size", "32") == 0
     record = read_record(tmp_path / "runs" / "run")
     assert record.parameters == 11_177_538
     assert record.gate is not None
@@ -46,8 +43,11 @@ def test_resnet18_in_two_parts_trains_as_serial_does_and_the_split_is_recorded(
     assert record.data.class_counts == [24, 23]
 
 
-def test_an_unknown_model_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    done = profile(tmp_path, "--model", "resnt18")
-    assert done.returncode == 2
-    assert "--model resnt18: no such model; did you mean resnet18? known are" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_an_unknown_model_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert rank_here(profile, *SHORT, "--model", "resnt18") == 2
+    told = capsys.readouterr().err
+    assert "--model resnt18: no such model; did you mean resnet18? known are" in told
+    assert "Traceback" not in told

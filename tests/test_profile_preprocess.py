@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from trainings import rank_here
 
+from perfkit import profile
 from perfkit.core.config import ProfileConfig
 from perfkit.core.record import Record, read_record
 from perfkit.ops import native
@@ -88,11 +90,13 @@ def test_the_table_tells_them_apart_and_the_making_of_the_set_is_announced(done:
     assert "is not there: making 16 images" in done.told
 
 
-def test_a_second_run_finds_the_set_made(done: Done) -> None:
+def test_a_second_run_finds_the_set_made(
+    done: Done, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(done.folder)
     flags = ("--preprocess", "offline", "--baseline", "none", "--trace-steps", "0")
-    again = run("perfkit.profile", *SHORT, *flags, "--name", "again", cwd=done.folder)
-    assert again.returncode == 0, again.stderr
-    assert "stored" not in again.stderr
+    assert rank_here(profile, *SHORT, *flags, "--name", "again") == 0
+    assert "stored" not in capfd.readouterr().err
     cell = read_record(done.folder / "runs" / "again").cells[0]
     assert (cell.preprocess, cell.stored_s) == ("offline", None)
 
@@ -110,12 +114,15 @@ def test_a_second_run_finds_the_set_made(done: Done) -> None:
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(
-    flags: tuple[str, ...], told: str, tmp_path: Path
+    flags: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    refused = run(
-        "perfkit.profile", "--image-size", "16", "--model", "resnet18", *flags, cwd=tmp_path
-    )
-    assert refused.returncode == 2
-    assert told in refused.stderr
-    assert "Traceback" not in refused.stderr
+    monkeypatch.chdir(tmp_path)
+    assert rank_here(profile, "--image-size", "16", "--model", "resnet18", *flags) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "Traceback" not in said
     assert not (tmp_path / "runs").exists() or list((tmp_path / "runs").iterdir()) == []

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from trainings import rank_here
 
+from perfkit import profile
 from perfkit.core.record import read_record
 
 README = Path(__file__).parents[1] / "README.md"
@@ -78,9 +80,13 @@ PROFILE = (
 
 
 @pytest.mark.parametrize("name", ["Mine", "Cut"])
-def test_an_own_model_runs_model_parallel_with_and_without_stages(folder: Path, name: str) -> None:
+def test_an_own_model_runs_model_parallel_with_and_without_stages(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
     flags = ("--workload", f"mine:{name}", "--strategy", "model_parallel", "--gpus", "2")
-    run("-m", "perfkit.profile", *flags, *PROFILE, "--name", name, cwd=folder)
+    assert rank_here(profile, *flags, *PROFILE, "--name", name) == 0
     cell = read_record(folder / "runs" / name).cells[0]
     assert cell.placement == [0, 1]
     assert cell.crossings == 1

@@ -15,13 +15,16 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (
-            [sys.executable, "gpu_bench_preprocess.py"],
-            "perfkit: error: torch sees no CUDA device, and this is measured on one",
+        *(
+            (
+                [sys.executable, f"gpu_bench_{operator}.py"],
+                "perfkit: error: torch sees no CUDA device, and this is measured on one",
+            )
+            for operator in ("preprocess", "squeeze_excite")
         ),
         (["bash", "gpu_check.sh"], "gpu_check: torch sees no CUDA device"),
     ],
-    ids=["bench", "check"],
+    ids=["bench of preprocessing", "bench of squeeze-excite", "check"],
 )
 def test_without_a_cuda_device_one_line_says_so_and_nothing_is_written(
     command: list[str], said: str, tmp_path: Path

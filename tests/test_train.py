@@ -305,11 +305,12 @@ def test_ctrl_c_says_how_to_go_on_and_that_comes_to_the_same(
 
 
 def test_a_diverging_training_ends_with_one_line_and_keeps_the_last_good_checkpoint(
-    folder: Path,
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(folder)
     flags = (*TRAINING, "--workload", "trainable:Diverging", "--name", "diverging")
-    code, _, err = finish(start(*flags, cwd=folder))
-    assert code == 2
+    assert train_here(*flags) == 2
+    err = capsys.readouterr().err
     assert "Traceback" not in err
     (line,) = [line for line in err.splitlines() if line.startswith("perfkit: error:")]
     path = folder / "runs" / "diverging"

@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 
+#include "../tensors.h"
 #include "checks.h"
 #include "clahe_gamma_median.h"
 
@@ -28,57 +29,6 @@ namespace detail {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline std::span<const std::int64_t> sizes_of(const Tensor& tensor) {
-  return {tensor.sizes().data(), static_cast<std::size_t>(tensor.dim())};
-}
-
-inline std::string dtype_name(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Byte:
-      return "uint8";
-    case ScalarType::Float:
-      return "float32";
-    case ScalarType::Half:
-      return "float16";
-    case ScalarType::BFloat16:
-      return "bfloat16";
-    default:
-      return torch::headeronly::toString(dtype);
-  }
-}
-
-inline std::string device_name(const Tensor& tensor) {
-  if (tensor.is_cpu()) return "cpu";
-  return (tensor.is_cuda() ? "cuda:" : "device ") + std::to_string(tensor.get_device_index());
-}
-
-inline std::string describe(const Tensor& tensor) {
-  return dtype_name(tensor.scalar_type()) + " " + text(sizes_of(tensor)) + " on " +
-         device_name(tensor);
-}
-
-inline bool has_sizes(const Tensor& tensor, std::span<const std::int64_t> sizes) {
-  return std::ranges::equal(sizes_of(tensor), sizes);
-}
-
-// A storage may have been resized under its tensors.
-inline void check_memory(const char* argument, const Tensor& tensor) {
-  if (tensor.numel() == 0) return;
-  std::int64_t bytes = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
-  const std::span<const std::int64_t> strides{tensor.strides().data(),
-                                              static_cast<std::size_t>(tensor.dim())};
-  const auto element = static_cast<std::int64_t>(tensor.element_size());
-  // Strides of tensors are not negative: the extent begins at the data.
-  const Extent touched = extent(nullptr, sizes_of(tensor), strides, element);
-  const std::int64_t needed =
-      tensor.storage_offset() * element + static_cast<std::int64_t>(touched.past);
-  if (needed > bytes) {
-    refuse(kName, argument, "a tensor within its storage",
-           std::to_string(bytes) + " bytes where " + std::to_string(needed) + " are needed");
-  }
-}
-
 inline void check_table(const char* argument, const Tensor& table, ScalarType dtype,
                         std::span<const std::int64_t> sizes, const Tensor& images) {
   if (table.scalar_type() != dtype || !has_sizes(table, sizes) || !table.is_contiguous() ||
@@ -87,7 +37,7 @@ inline void check_table(const char* argument, const Tensor& table, ScalarType dt
            "contiguous " + dtype_name(dtype) + " " + text(sizes) + " on " + device_name(images),
            describe(table) + (table.is_contiguous() ? "" : ", not contiguous"));
   }
-  check_memory(argument, table);
+  check_memory(kName, argument, table);
 }
 
 inline Element element_of(const Tensor& out, bool has_values) {
@@ -121,12 +71,12 @@ inline Call unpack(const torch::stable::Tensor& images, const torch::stable::Ten
                    std::int64_t columns, std::int64_t rows, const torch::stable::Tensor& out) {
   using detail::ScalarType;
   if (images.scalar_type() != ScalarType::Byte || images.dim() != 4) {
-    refuse(kName, "images", "uint8 [N, H, W, C]", detail::describe(images));
+    refuse(kName, "images", "uint8 [N, H, W, C]", describe(images));
   }
-  const std::span<const std::int64_t> sizes = detail::sizes_of(images);
-  if (!detail::has_sizes(out, sizes) || out.device() != images.device()) {
-    refuse(kName, "out", text(sizes) + " on " + detail::device_name(images),
-           detail::describe(out));
+  const std::span<const std::int64_t> sizes = sizes_of(images);
+  if (!has_sizes(out, sizes) || out.device() != images.device()) {
+    refuse(kName, "out", text(sizes) + " on " + device_name(images),
+           describe(out));
   }
   const Element element = detail::element_of(out, values.has_value());
   detail::check_table("lut", table, ScalarType::Byte, std::array<std::int64_t, 1>{kBins}, images);
@@ -134,8 +84,8 @@ inline Call unpack(const torch::stable::Tensor& images, const torch::stable::Ten
     detail::check_table("values", *values, out.scalar_type(),
                         std::array<std::int64_t, 2>{sizes[3], kBins}, images);
   }
-  detail::check_memory("images", images);
-  detail::check_memory("out", out);
+  check_memory(kName, "images", images);
+  check_memory(kName, "out", out);
 
   const Call call{
       .source = {.data = static_cast<const std::uint8_t*>(images.const_data_ptr()),

@@ -63,8 +63,8 @@ class RunConfig(BaseModel):
     """Where CLAHE, gamma and median run: in the loader, on the device after an upload of bytes,
     once for a stored set, or not at all. Default: as published with the workload."""
     ops: Ops = "fused"
-    """What runs CLAHE, gamma and median: the native operator, or its reference in plain torch; the
-    bytes are the same."""
+    """What runs CLAHE, gamma and median, and the model's Squeeze-and-Excitation: the native
+    operators, or their references in plain torch."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads of each rank. Default: the cores of this host shared among its ranks."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0

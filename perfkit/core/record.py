@@ -37,7 +37,7 @@ from perfkit.core.files import replacing
 from perfkit.core.trace_summary import Traces
 from perfkit.core.training_result import Part, TrainingResult
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 2
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 3
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
 RECORD_NAME = "record.json"
 
@@ -94,12 +94,16 @@ class Environment(Part):
 
 
 class Gate(Part):
-    """The correctness gate: float64 training under the strategy against serial training."""
+    """The correctness gate: float64 training under the strategy against serial training, whose SE
+    blocks are run by the reference."""
 
     steps: int
     """Training steps that both took."""
     global_batch: int
     """Samples of each of those steps, over all ranks."""
+    squeeze_excites: dict[str, int] = Field(default_factory=dict)
+    """SE blocks that rank 0 ran in all of those steps under the strategy, by what was seen to run
+    them; on a GPU float64 is for the reference."""
     max_abs_difference: float
     """Largest absolute difference of any parameter after the last step."""
     tolerance: float
@@ -228,13 +232,17 @@ class Cell(Part):
     preprocess: Preprocess | None = None
     """Where images were preprocessed; None in a loop of one's own and where nobody says."""
     ops: Ops | None = None
-    """What was asked to preprocess them; None where none are. ``implementation`` is what ran."""
+    """What was asked to run perfkit's operators; None where images are not preprocessed and the
+    model has no SE. ``implementation`` and ``squeeze_excites`` are what ran."""
     implementation: list[str] = Field(default_factory=list)
     """Of each rank: what preprocessed the images of its first step, as in "fused avx512", "fused
     cuda" or "reference", or made the stored set that they are from; empty where nothing did."""
     stored_s: float | None = None
     """Seconds, before the first step, in which the stored training set was made; None where it was
     there already or none is used."""
+    squeeze_excites: list[dict[str, int]] = Field(default_factory=list)
+    """Of each rank: how many Squeeze-and-Excitation (SE) blocks the forward of the first step ran,
+    by what was seen to run them ("fused avx512", "fused cuda", "reference")."""
     precision: Precision | None = None
     """What was asked for; ``product_dtypes`` is what was seen. None in a loop of one's own."""
     product_dtypes: list[dict[str, int]] = Field(default_factory=list)
@@ -325,8 +333,12 @@ class Record(Part):
     """The data set."""
     parameters: int | None
     """Scalars in all parameters of the model; None where an own loop does not tell."""
+    new_parameters: list[str] = Field(default_factory=list)
+    """Names of parameters that kept their initial values because the file of --weights lacks them;
+    empty without such a file."""
     gate: Gate | None
-    """What the correctness gate found; None where the strategy is serial training itself."""
+    """What the correctness gate found; None where it would hold serial training in plain torch
+    against itself."""
     cells: list[Cell] = Field(min_length=1)
     """The strategy first."""
     traces: Traces | None

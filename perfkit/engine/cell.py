@@ -18,14 +18,17 @@ from perfkit.core.record import Block, DataFacts, Gate, Memory, StageObservation
 from perfkit.core.stats import is_stable
 from perfkit.data.images import Photographs
 from perfkit.engine.checkpoint import Checkpoint, load_model, random_state, set_random_state
+from perfkit.engine.forward_observer import (
+    ForwardObserver,
+    check_products,
+    check_squeeze_excites,
+)
 from perfkit.engine.gate import equality_gate
 from perfkit.engine.group import barrier, gather, share
 from perfkit.engine.loading import PREFETCH_FACTOR, endless_batches, fixed_batch
 from perfkit.engine.offline import have_stored
 from perfkit.engine.precision import (
     Autocast,
-    ProductObserver,
-    check_products,
     set_deterministic,
     set_float32_precision,
     tf32_in_use,
@@ -35,6 +38,7 @@ from perfkit.engine.training import PREPROCESS, Training, staged_part, unwrapped
 from perfkit.measure.host_load import tree_cpu_s
 from perfkit.measure.memory import highest, read_peak, reset_peak
 from perfkit.measure.recorder import PHASES, StepRecorder
+from perfkit.ops import SqueezeExcite
 from perfkit.strategies import STRATEGIES
 from perfkit.strategies.base import Cut, Mesh
 from perfkit.strategies.observe import (
@@ -66,9 +70,12 @@ class RankFacts:
     stage_cost_s: list[float] = field(default_factory=list)
     crossings: int | None = None
     product_dtypes: dict[str, int] = field(default_factory=dict)
+    squeeze_excites: dict[str, int] = field(default_factory=dict)
     tf32: bool | None = None
     implementation: str = ""
     stored_s: float | None = None
+    new_parameters: list[str] = field(default_factory=list)
+    has_squeeze_excite: bool = False
 
 
 class RankCell:
@@ -134,6 +141,8 @@ class RankCell:
             threads=self._threads,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             data=_data_facts(self.workload, dataset, samples),
+            new_parameters=list(getattr(self.workload, "new_parameters", [])),
+            has_squeeze_excite=any(isinstance(m, SqueezeExcite) for m in model.modules()),
             tf32=tf32_in_use(self.cuda),
             stored_s=stored_s,
         )
@@ -141,20 +150,23 @@ class RankCell:
     def first_step(self, recorder: StepRecorder | None = None) -> RankFacts:
         """Train one step under the eyes of hooks, timed by ``recorder`` if there is one.
 
-        Raises PerfkitError if stages share a device, or mixed precision multiplies nothing in it.
+        Raises PerfkitError if stages share a device, mixed precision multiplies nothing in it, or
+        no SE block is run by what --ops names.
         """
         observer = StageObserver(self._stages, self.mesh.rank)
-        products = ProductObserver()
+        forward = ForwardObserver()
         recorder = recorder or self.recorder()
-        with observer.watching(), products.watching(self.training.model):
+        with observer.watching(), forward.watching(self.training.model):
             self.training.run(1, recorder)
         recorder.samples()  # waits for the devices
         started = psutil.Process().create_time()
         self.facts.time_to_first_step_s = time.time() - started
         self.facts.observed = observer.report()
-        self.facts.product_dtypes = dict(products.dtypes)
+        self.facts.product_dtypes = dict(forward.products)
+        self.facts.squeeze_excites = dict(forward.squeeze_excites)
         self.facts.implementation = self.training.implementation
-        check_products(self._config.precision, products.dtypes)
+        check_products(self._config.precision, forward.products)
+        check_squeeze_excites(self._config.ops, forward.squeeze_excites)
         if self._placement is not None:
             self.facts.placement = list(self._placement.devices)
             self.facts.stage_cost_s = list(self._placement.stage_cost_s)
@@ -162,6 +174,13 @@ class RankCell:
             self.facts.crossings = self.training.moved.crossings
             check_stages_apart(self.facts.observed, len(self.mesh.devices))
         return self.facts
+
+    @property
+    def needs_gate(self) -> bool:
+        """Whether in float64 this is anything but serial training in plain torch."""
+        # On CUDA float64 is for the reference, whatever is asked for.
+        fused = self._config.ops == "fused" and not self.cuda
+        return self._config.strategy != "serial" or (fused and self.facts.has_squeeze_excite)
 
     def gate(self, placement: Placement | None) -> Gate:
         """Hold the strategy against serial training; PerfkitError if they differ.

@@ -10,7 +10,7 @@ from perfkit.core.config import ProfileConfig, RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import FOREIGN_LOAD_BOUND, Block, Cell, HostLoad, Memory, Record, Role
 from perfkit.engine.cell import RankFacts
-from perfkit.engine.preprocessing import runs_operator
+from perfkit.engine.preprocessing import preprocesses
 from perfkit.engine.resolve import Batch, batch_sizes
 from perfkit.strategies import STRATEGIES
 from perfkit.strategies.base import Device
@@ -52,9 +52,12 @@ class CellLog:
             threads=self.config.threads or 1,
             workers=self.config.workers,
             preprocess=self.config.preprocess,
-            ops=self.config.ops if runs_operator(self.config) else None,
+            ops=self.config.ops if preprocesses(self.config) or first.has_squeeze_excite else None,
             implementation=[facts.implementation for facts in self.facts if facts.implementation],
             stored_s=first.stored_s,
+            squeeze_excites=[
+                facts.squeeze_excites for facts in self.facts if facts.squeeze_excites
+            ],
             precision=self.config.precision,
             product_dtypes=[facts.product_dtypes for facts in self.facts],
             tf32=first.tf32,

@@ -13,9 +13,11 @@ from perfkit.core.config import MIN_LOCAL_BATCH, RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Gate
 from perfkit.data.batches import SeededDataset
+from perfkit.engine.forward_observer import ForwardObserver
 from perfkit.engine.loading import Batch, fixed_batch, training_keys
 from perfkit.engine.training import Training
 from perfkit.measure.recorder import StepRecorder
+from perfkit.ops import SqueezeExcite
 from perfkit.strategies.base import Mesh
 from perfkit.workloads.base import Workload
 
@@ -30,16 +32,18 @@ def equality_gate(
 ) -> Gate:
     """Train a few steps under the strategy and serially, and compare every parameter.
 
-    float64, BatchNorm and dropout in eval mode, no augmentation, the same global batches: what
-    is left is the order of sums. Raises PerfkitError if any rank's parameters differ by more
-    than the tolerance.
+    The serial training runs SE blocks by the reference. float64, BatchNorm and dropout in eval
+    mode, no augmentation, the same global batches: what is left is the order of sums. Raises
+    PerfkitError if any rank's parameters differ by more than the tolerance.
     """
     global_batch = MIN_LOCAL_BATCH * mesh.world_size
-    tested = _train(workload, parallelize, mesh, config, global_batch)
+    seen = ForwardObserver()
+    tested = _train(workload, parallelize, mesh, config, global_batch, observer=seen)
     alone = Mesh(rank=0, world_size=1, devices=mesh.devices[:1])
     serial: list[Tensor] | None = None
     if mesh.rank == 0:
-        serial = _train(workload, _serial, alone, config, global_batch)
+        unseen = ForwardObserver()
+        serial = _train(workload, _serial, alone, config, global_batch, observer=unseen)
     difference = _largest_difference(tested, serial, mesh)
     if math.isnan(difference):
         raise PerfkitError(
@@ -47,25 +51,38 @@ def equality_gate(
             f"diverges within {STEPS} steps in float64; look at the loss, its weights and the data"
         )
     if difference > TOLERANCE:
+        differs = f"--strategy {config.strategy} does not train as serial training does"
+        if config.strategy == "serial":
+            differs = f"--ops {config.ops} does not train as --ops reference does"
         raise PerfkitError(
-            f"--strategy {config.strategy} does not train as serial training does: after {STEPS} "
-            f"steps in float64 parameters differ by {difference:.3g} (at most {TOLERANCE:g}), so "
-            "its speed would mean nothing; look for state that the ranks or stages do not share"
+            f"{differs}: after {STEPS} steps in float64 parameters differ by {difference:.3g} (at "
+            f"most {TOLERANCE:g}), so its speed would mean nothing; look for state that the ranks "
+            "or stages do not share, and whether --ops reference differs too"
         )
     return Gate(
         steps=STEPS,
         global_batch=global_batch,
+        squeeze_excites=dict(seen.squeeze_excites),
         max_abs_difference=difference,
         tolerance=TOLERANCE,
     )
 
 
 def _serial(model: nn.Module, mesh: Mesh) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, SqueezeExcite):
+            module.ops = "reference"
     return model.to(mesh.first_device)
 
 
 def _train(
-    workload: Workload, parallelize: Parallelize, mesh: Mesh, config: RunConfig, global_batch: int
+    workload: Workload,
+    parallelize: Parallelize,
+    mesh: Mesh,
+    config: RunConfig,
+    global_batch: int,
+    *,
+    observer: ForwardObserver,
 ) -> list[Tensor]:
     torch.manual_seed(config.seed)
     model = parallelize(workload.model().double(), mesh)
@@ -76,7 +93,8 @@ def _train(
         mesh,
         steps_per_epoch=STEPS,
     )
-    training.run(STEPS, StepRecorder())
+    with observer.watching(model):
+        training.run(STEPS, StepRecorder())
     return [parameter.detach().cpu() for parameter in model.parameters()]
 
 

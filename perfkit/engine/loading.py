@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Generator, Iterable, Sequence
@@ -130,7 +131,7 @@ def _loader(
         SeededDataset(dataset, config.seed),
         batch_sampler=keys,
         collate_fn=Collate(workload, random=random),
-        **worker_options(config.workers),
+        **worker_options(config.workers, type(workload).__module__),
         persistent_workers=bool(config.workers),
         prefetch_factor=PREFETCH_FACTOR if config.workers else None,
         pin_memory=mesh.first_device.type == "cuda",
@@ -139,14 +140,22 @@ def _loader(
     )
 
 
-def worker_options(workers: int) -> dict[str, Any]:
-    """Return the options of a DataLoader with so many workers."""
+def worker_options(workers: int, module: str) -> dict[str, Any]:
+    """Return the options of a DataLoader with so many workers.
+
+    ``module`` is of what the workers are to do: the first loader of a process decides what all its
+    workers share.
+    """
+    if not workers:
+        return {"num_workers": 0}
+    # Imported once by the server that the workers are forked off: torch takes each of them seconds.
+    multiprocessing.set_forkserver_preload([__name__, module])
     return {
         "num_workers": workers,
         # A forked worker would keep the sockets of the process group open: after the death of a
         # rank its peers would wait for the time-out.
-        "multiprocessing_context": "forkserver" if workers else None,
-        "worker_init_fn": _start_worker if workers else None,
+        "multiprocessing_context": "forkserver",
+        "worker_init_fn": _start_worker,
     }
 
 

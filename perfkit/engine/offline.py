@@ -44,12 +44,13 @@ def have_stored(workload: Workload, split: str, config: RunConfig, mesh: Mesh) -
 def _make(stored: StoredImages, split: str, problem: str) -> float:
     _tell(f"the stored {split} set {stored.folder} {problem}: making {len(stored)} images")
     started = time.perf_counter()
+    workers = min(available_cores(), -(-len(stored) // CHUNK))
     # In processes of their own: what large blocks do to an allocator stays out of timed steps.
     chunks = DataLoader(
         _Originals(stored),
         batch_size=CHUNK,
         collate_fn=_Operate(stored),
-        **worker_options(min(available_cores(), -(-len(stored) // CHUNK))),
+        **worker_options(workers, StoredImages.__module__),
         generator=torch.Generator(),  # or it would draw from that of the training
     )
     stored.write(_told(in_one_line(chunks), len(stored)))

@@ -1,29 +1,17 @@
-"""Setting the precision of a training, and seeing what its matrix products really ran in."""
+"""Setting the precision of a training."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
 from perfkit.core.config import Precision
-from perfkit.core.errors import PerfkitError
 
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-# As operators reach the dispatcher below autocast; what autograd, nn.Linear or einsum call ends in
-# one of these.
-PRODUCTS = {
-    *("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "linear", "_addmm_activation"),
-    *("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"),
-}
-ATTENTION_PREFIX = "_scaled_dot_product_"
 
 
 class Autocast:
@@ -78,59 +66,3 @@ def set_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
     # Filling memory that is written anyway is for finding bugs, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-class ProductObserver:
-    """Counts the matrix products and convolutions of a model's forward by dtype."""
-
-    def __init__(self) -> None:
-        self.dtypes: Counter[str] = Counter()
-
-    @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
-        """Watch every call of ``model`` for the duration of the block."""
-        mode = _CountProducts(self.dtypes)
-
-        def begin(*_: Any) -> None:
-            mode.__enter__()  # type: ignore[no-untyped-call]
-
-        def end(*_: Any) -> None:
-            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-        handles = [
-            model.register_forward_pre_hook(begin),
-            model.register_forward_hook(end, always_call=True),
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-class _CountProducts(TorchDispatchMode):
-    def __init__(self, dtypes: Counter[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._dtypes = dtypes
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        if name in PRODUCTS or name.startswith(ATTENTION_PREFIX):
-            tensors = (value for value in args if isinstance(value, Tensor))
-            self._dtypes[str(next(tensors).dtype)] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def check_products(precision: Precision, dtypes: Counter[str]) -> None:
-    """Raise PerfkitError if a run of low precision multiplied nothing in it."""
-    dtype = LOW_PRECISION.get(precision)
-    if dtype is None or dtypes[str(dtype)]:
-        return
-    seen = ", ".join(f"{count} in {name}" for name, count in sorted(dtypes.items())) or "none"
-    raise PerfkitError(
-        f"--precision {precision}: no matrix product or convolution of the first forward ran in "
-        f"{dtype} (seen: {seen}); something in the model switches autocast off, so this would be "
-        "another run under the name of mixed precision"
-    )

@@ -1,14 +1,14 @@
-"""Which preprocessing a run has, and whether what is to do it is there."""
+"""Which preprocessing a run has, and whether the operators that it needs are there."""
 
 from __future__ import annotations
 
 from perfkit.core.config import Preprocess, ProfileConfig, RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.ops import native
-from perfkit.workloads.base import load_workload, preprocess_of
+from perfkit.workloads.base import has_squeeze_excite, load_workload, preprocess_of
 
 
-def runs_operator(config: RunConfig) -> bool:
+def preprocesses(config: RunConfig) -> bool:
     """Whether a resolved config has images preprocessed, wherever that is."""
     return config.preprocess not in {None, "none"}
 
@@ -17,10 +17,13 @@ def settle_preprocess(config: RunConfig, *, on_cuda: bool) -> Preprocess | None:
     """Return where a run preprocesses: as asked for, or as its workload does by itself.
 
     Raises PerfkitError for what the workload does not take and for an operator that is missing
-    here, also where only a variant beside the run asks for it.
+    here, be it for the images or for the model, also where only a variant beside the run asks for
+    it.
     """
-    takes = preprocess_of(load_workload(config.workload))
+    workload = load_workload(config.workload)
+    takes = preprocess_of(workload)
     own = config.preprocess or (takes[0] if takes else None)
+    in_model = has_squeeze_excite(workload, config)
     beside = config.variants() if isinstance(config, ProfileConfig) else {}
     asked: dict[str, RunConfig] = {f"--preprocess {config.preprocess}": config}
     asked |= {f"--baseline {spec}": changed for spec, changed in beside.items()}
@@ -29,12 +32,13 @@ def settle_preprocess(config: RunConfig, *, on_cuda: bool) -> Preprocess | None:
             has = f"takes {', '.join(takes)}" if takes else "has no preprocessing of that kind"
             raise PerfkitError(f"{option}: workload {config.workload} {has}; leave it out")
         settled = found.model_copy(update={"preprocess": found.preprocess or own})
-        if runs_operator(settled):
-            _require_operator(settled, on_cuda=on_cuda)
+        if preprocesses(settled) or in_model:
+            on_device = in_model or settled.preprocess == "device"
+            _require_operator(settled, on_cuda=on_cuda and on_device)
         elif found.ops != config.ops:
             raise PerfkitError(
-                f"{option}: has no effect where nothing is preprocessed; choose --preprocess "
-                "loader, device or offline"
+                f"{option}: has no effect where nothing is preprocessed and the model has no "
+                "Squeeze-and-Excitation; choose --preprocess loader, device or offline"
             )
     return own
 
@@ -44,7 +48,7 @@ def _require_operator(config: RunConfig, *, on_cuda: bool) -> None:
         return
     try:
         native.load()
-        if on_cuda and config.preprocess == "device":
+        if on_cuda:
             native.require_cuda()
     except PerfkitError as error:
         raise PerfkitError(f"--ops fused: {error}; or use --ops reference") from None

@@ -80,7 +80,7 @@ class Run:
             exchanges = self.mesh.group is not None
             listener.expect(4 + len(beside) + self.config.rounds * (1 + len(beside) + exchanges))
             listener.start("correctness gate")
-            if self.config.strategy != "serial":
+            if cell.needs_gate:
                 self.gate = run_gate(cell, self.config, self.place, self.choice)
             for asked in beside:
                 self._companions.append(self._companion(asked, processes))
@@ -192,6 +192,7 @@ class Run:
             environment=self._environment,
             data=first.data,
             parameters=first.parameters,
+            new_parameters=first.new_parameters,
             gate=self.gate,
             cells=[log.as_cell() for log in self.cells],
             traces=self.traces,

@@ -130,7 +130,7 @@ class TrainRun:
             self.log = self._log(cell)
             if checkpoint is not None:
                 self._take_up(checkpoint)
-            if self.config.strategy != "serial":
+            if cell.needs_gate:
                 listener.start("correctness gate")
                 self.gate = run_gate(cell, self.config, self.place, self.choice)
             batch = batch_sizes(self.config, self.mesh.world_size).local
@@ -384,6 +384,7 @@ class TrainRun:
             environment=self._environment,
             data=self.log.facts[0].data,
             parameters=self.log.facts[0].parameters,
+            new_parameters=self.log.facts[0].new_parameters,
             gate=self.gate,
             cells=[unchanged or self.log.as_cell()],
             traces=None,

@@ -1,9 +1,9 @@
 """MedicalCNN: a residual network with squeeze-and-excitation and a multi-dilated block.
 
 The architecture of the published glaucoma system: ResNet-34's stage shape (He et al., 2016) with
-an SE module (Hu et al., 2018) in every block and one multi-dilated block after stage 3;
-22,494,274 parameters at two classes. Its authors count "129 layers", which is a tally of their
-own; this network has 76 weighted layers and 195 leaf modules.
+an SE module (Hu et al., 2018, reduction 16) in every block and one multi-dilated block after stage
+3; 22,494,274 parameters at two classes. Its authors count "129 layers", which is a tally of their
+own; this network has 76 weighted layers.
 """
 
 from __future__ import annotations
@@ -11,39 +11,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-SE_REDUCTION = 16
+from perfkit.core.config import Ops
+from perfkit.ops import SqueezeExcite
+
 DILATIONS = (1, 2, 3, 4)
-
-
-class SqueezeExcite(nn.Module):
-    """Scale channels by a gate computed from their means: [N, C, H, W] -> [N, C, H, W]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        hidden = channels // SE_REDUCTION
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Linear(channels, hidden, bias=False)
-        self.relu = nn.ReLU()
-        self.fc2 = nn.Linear(hidden, channels, bias=False)
-        self.sigmoid = nn.Sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with every channel scaled by its gate."""
-        mean = self.pool(x).flatten(1)  # [N, C]
-        gate: Tensor = self.sigmoid(self.fc2(self.relu(self.fc1(mean))))  # [N, C]
-        return x * gate[:, :, None, None]
 
 
 class ResidualBlock(nn.Module):
     """conv-BN-ReLU-conv-BN-SE, plus the shortcut, ReLU: [N, C, H, W] -> [N, C', H/s, W/s]."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, ops: Ops) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.se = SqueezeExcite(channels)
+        self.se = SqueezeExcite(channels, bias=False, activation="relu", ops=ops)
         self.relu = nn.ReLU()
         self.shortcut: nn.Sequential | None = None
         if stride != 1 or in_channels != channels:
@@ -56,8 +39,7 @@ class ResidualBlock(nn.Module):
         """Return the block's output."""
         shortcut = x if self.shortcut is None else self.shortcut(x)
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.se(self.bn2(self.conv2(out)))
-        result: Tensor = self.relu(out + shortcut)
+        result: Tensor = self.se(self.bn2(self.conv2(out)), shortcut)
         return result
 
 
@@ -105,7 +87,7 @@ class Head(nn.Module):
 class MedicalCNN(nn.Module):
     """The classifier: float [N, 3, H, W] -> logits [N, num_classes]."""
 
-    def __init__(self, num_classes: int = 2, dropout: float = 0.3) -> None:
+    def __init__(self, num_classes: int = 2, dropout: float = 0.3, *, ops: Ops = "fused") -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
@@ -113,13 +95,13 @@ class MedicalCNN(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
-        self.stage1 = _blocks(3, 64, 64, stride=1)
-        self.stage2 = _blocks(4, 64, 128, stride=2)
+        self.stage1 = _blocks(3, 64, 64, stride=1, ops=ops)
+        self.stage2 = _blocks(4, 64, 128, stride=2, ops=ops)
         self.stage3 = nn.Sequential()
-        self.stage3.add_module("blocks", _blocks(6, 128, 256, stride=2))
+        self.stage3.add_module("blocks", _blocks(6, 128, 256, stride=2, ops=ops))
         self.stage3.add_module("multi_dilated", MultiDilatedBlock(256))
         self.stage4 = nn.Sequential()
-        self.stage4.add_module("blocks", _blocks(3, 256, 512, stride=2))
+        self.stage4.add_module("blocks", _blocks(3, 256, 512, stride=2, ops=ops))
         self.stage4.add_module("head", Head(512, num_classes, dropout))
         self.apply(_initialise)
 
@@ -139,9 +121,9 @@ class MedicalCNN(nn.Module):
         return [self.stem, self.stage1, self.stage2, self.stage3, self.stage4]
 
 
-def build(num_classes: int, image_size: int) -> nn.Module:
+def build(num_classes: int, image_size: int, ops: Ops) -> nn.Module:
     """Return a MedicalCNN; any image size will do."""
-    return MedicalCNN(num_classes)
+    return MedicalCNN(num_classes, ops=ops)
 
 
 def conv_bn_relu(
@@ -158,10 +140,10 @@ def conv_bn_relu(
     )
 
 
-def _blocks(count: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
+def _blocks(count: int, in_channels: int, channels: int, stride: int, ops: Ops) -> nn.Sequential:
     return nn.Sequential(
-        ResidualBlock(in_channels, channels, stride),
-        *(ResidualBlock(channels, channels, stride=1) for _ in range(count - 1)),
+        ResidualBlock(in_channels, channels, stride, ops),
+        *(ResidualBlock(channels, channels, 1, ops) for _ in range(count - 1)),
     )
 
 

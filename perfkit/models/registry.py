@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from perfkit.core.config import Ops
 from perfkit.core.errors import PerfkitError
-from perfkit.models import medical_cnn, resnet18, vit_b_16
+from perfkit.models import medical_cnn, resnet18, resnet18_se, vit_b_16, vit_b_16_se
 
 State = Mapping[str, Tensor]
 
@@ -25,9 +26,9 @@ class Architecture:
 
     name: str
     """As --model names it."""
-    build: Callable[[int, int], nn.Module]
-    """(classes, image size in pixels) -> a new model on the CPU, its weights drawn from torch's
-    generator."""
+    build: Callable[[int, int, Ops], nn.Module]
+    """(classes, image size in pixels, what runs its Squeeze-and-Excitation) -> a new model on the
+    CPU, its weights drawn from torch's generator."""
     stages: Callable[[Any], list[nn.Module]]
     """model -> modules to be called one after the other, which share its parameters."""
     head: str
@@ -37,6 +38,11 @@ class Architecture:
     adapted: Callable[[State, int], State] = _as_it_is
     """(state dict, image size) -> one with the model's own names and shapes, where it is one of
     this model in another layout. Raises ValueError or RuntimeError for senseless shapes."""
+    has_squeeze_excite: bool = False
+    """Whether there are `perfkit.ops.SqueezeExcite` in it."""
+    added: str = ""
+    """What names in a state dict contain that the network it was made from lacks: a file may have
+    none of them."""
 
 
 _ALL = (
@@ -45,12 +51,21 @@ _ALL = (
         build=medical_cnn.build,
         stages=medical_cnn.MedicalCNN.stages,
         head="stage4.head.classifier.8.",
+        has_squeeze_excite=True,
     ),
     Architecture(
         name="resnet18",
         build=resnet18.build,
         stages=resnet18.stages,
         head="fc.",
+    ),
+    Architecture(
+        name="resnet18_se",
+        build=resnet18_se.build,
+        stages=resnet18.stages,
+        head="fc.",
+        has_squeeze_excite=True,
+        added=".se.",
     ),
     Architecture(
         name="vit_b_16",
@@ -60,6 +75,16 @@ _ALL = (
         size_step=vit_b_16.PATCH_SIZE,
         adapted=vit_b_16.adapted,
     ),
+    Architecture(
+        name="vit_b_16_se",
+        build=vit_b_16_se.build,
+        stages=vit_b_16.stages,
+        head="heads.head.",
+        size_step=vit_b_16.PATCH_SIZE,
+        adapted=vit_b_16.adapted,
+        has_squeeze_excite=True,
+        added=".se.",
+    ),
 )
 ARCHITECTURES = {architecture.name: architecture for architecture in _ALL}
 
@@ -67,8 +92,8 @@ ARCHITECTURES = {architecture.name: architecture for architecture in _ALL}
 def find_architecture(name: str, image_size: int) -> Architecture:
     """Return the model of that name; PerfkitError if there is none, or not for that image size."""
     if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name.lower(), ARCHITECTURES, cutoff=0.5)
-        nearest = f"did you mean {' or '.join(near)}? " if near else ""
+        near = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1, cutoff=0.5)
+        nearest = f"did you mean {near[0]}? " if near else ""
         raise PerfkitError(
             f"--model {name}: no such model; {nearest}known are {', '.join(ARCHITECTURES)}"
         )

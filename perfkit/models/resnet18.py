@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 from torchvision.models import resnet18
 
+from perfkit.core.config import Ops
 
-def build(num_classes: int, image_size: int) -> nn.Module:
+
+def build(num_classes: int, image_size: int, ops: Ops) -> nn.Module:
     """Return float [N, 3, H, W] -> logits [N, num_classes]; any image size will do."""
     model: nn.Module = resnet18(num_classes=num_classes)
     return model

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torchvision.models import vit_b_16
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from perfkit.core.config import Ops
+
 PATCH_SIZE = 16  # pixels
 
 
-def build(num_classes: int, image_size: int) -> nn.Module:
+def build(num_classes: int, image_size: int, ops: Ops) -> nn.Module:
     """Return float [N, 3, image_size, image_size] -> logits [N, num_classes]."""
     model: nn.Module = vit_b_16(num_classes=num_classes, image_size=image_size)
     return model

@@ -76,11 +76,12 @@ def normalisation_for(weights: Path | None) -> Normalisation:
 
 def load_weights(
     model: nn.Module, weights: Path, architecture: Architecture, image_size: int
-) -> None:
-    """Load the weights in a file into a new ``model`` of that architecture.
+) -> list[str]:
+    """Load the weights in a file into a new ``model``; return the names that keep their values.
 
-    A classifying layer for another number of classes is left out, and the model keeps its own.
-    Raises PerfkitError for a file that cannot be read and for weights of another model.
+    These are a classifying layer, where the file's is for another number of classes or missing, and
+    what the architecture added to the network that the file is of. Raises PerfkitError for a file
+    that cannot be read and for weights of another model.
     """
     where = f"--weights {weights}: does not fit --model {architecture.name}"
     try:
@@ -108,6 +109,9 @@ def load_weights(
     if any(name not in state or state[name].shape != own[name].shape for name in head):
         state = {name: tensor for name, tensor in state.items() if name not in head}
         optional |= head
+    added = {name for name in own if architecture.added and architecture.added in name}
+    if added.isdisjoint(state):
+        optional |= added
     misfits = {
         "missing": [name for name in own if name not in state and name not in optional],
         "unknown": [name for name in state if name not in own],
@@ -124,6 +128,7 @@ def load_weights(
             "belong to"
         )
     model.load_state_dict(state, strict=False)
+    return [name for name in own if name not in state and not name.endswith(_COUNTER)]
 
 
 def _read(weights: Path) -> tuple[State, Normalisation | None]:

@@ -12,20 +12,26 @@ if TYPE_CHECKING:
     from perfkit.ops.clahe_numpy import clahe_gamma_median_numpy
     from perfkit.ops.clahe_torch import clahe_gamma_median, clahe_gamma_median_normalize
     from perfkit.ops.native import build_info
+    from perfkit.ops.squeeze_excite_module import SqueezeExcite
+    from perfkit.ops.squeeze_excite_torch import squeeze_excite
 
 __all__ = [
+    "SqueezeExcite",
     "build_info",
     "clahe_gamma_median",
     "clahe_gamma_median_normalize",
     "clahe_gamma_median_numpy",
+    "squeeze_excite",
 ]
 
 # No module may bear the name of a function: its import would take the function's place here.
 _HOMES = {
+    "SqueezeExcite": "squeeze_excite_module",
     "build_info": "native",
     "clahe_gamma_median": "clahe_torch",
     "clahe_gamma_median_normalize": "clahe_torch",
     "clahe_gamma_median_numpy": "clahe_numpy",
+    "squeeze_excite": "squeeze_excite_torch",
 }
 
 

@@ -124,8 +124,9 @@ def conditions(record: Record) -> list[Line]:
     lines = [
         ("data", f"{record.data.name}{px}"),
         *([("model", f"{model}{record.parameters:,} parameters")] if record.parameters else []),
-        *([("weights", f"{weights}")] if weights else []),
+        *([("weights", weights_words(weights, record.new_parameters))] if weights else []),
         *([("preprocess", preprocess_words(cell) + made)] if cell.preprocess else []),
+        *([("squeeze-excite", squeeze_excite_words(cell))] if cell.squeeze_excites else []),
         *([("precision", precision_words(cell))] if cell.precision else []),
         ("batch", batch),
         ("machine", f"{environment.hardware}; torch {environment.versions.get('torch', '?')}"),
@@ -133,8 +134,12 @@ def conditions(record: Record) -> list[Line]:
     ]
     if record.gate is not None:
         difference = record.gate.max_abs_difference
-        equal = f"equal to serial within {difference:.0e}" if difference else "identical to serial"
-        lines.append(("correctness", f"{equal} after {record.gate.steps} steps in float64"))
+        fused = any(name != "reference" for name in record.gate.squeeze_excites)
+        serial = "serial with reference squeeze-excite" if fused else "serial"
+        how = (
+            f"equal to {serial} within {difference:.0e}" if difference else f"identical to {serial}"
+        )
+        lines.append(("correctness", f"{how} after {record.gate.steps} steps in float64"))
     return lines
 
 
@@ -182,9 +187,13 @@ def costs_table(record: Record) -> Table:
     for baseline in baselines:
         table.add_column(f"{baseline.role}\n{_heading(baseline)}", justify="right")
     cells = (strategy, *baselines)
-    preprocessed = [preprocess_words(cell).replace(", ", "\n") for cell in cells]
-    if len(set(preprocessed)) > 1:
-        table.add_row("preprocess", *preprocessed)
+    ran = {
+        "preprocess": [preprocess_words(cell).replace(", ", "\n") for cell in cells],
+        "squeeze-excite": ["\n".join(squeeze_excites(cell)) for cell in cells],
+    }
+    for name, told in ran.items():
+        if len(set(told)) > 1:
+            table.add_row(name, *told)
     for cost in COSTS:
         told = [cost.tell(record, cell) for cell in cells]
         if record.kind != "own loop" or told != ["?"]:
@@ -340,6 +349,27 @@ def precision_words(cell: Cell) -> str:
 def preprocess_words(cell: Cell) -> str:
     """Return where images were preprocessed, and what was seen to do it."""
     return ", ".join([cell.preprocess or "?", *dict.fromkeys(cell.implementation)])
+
+
+def squeeze_excites(cell: Cell) -> dict[str, int]:
+    """Return how many Squeeze-and-Excitation blocks the first rank ran, by what ran them."""
+    return cell.squeeze_excites[0] if cell.squeeze_excites else {}
+
+
+def squeeze_excite_words(cell: Cell) -> str:
+    """Return what was seen to run the Squeeze-and-Excitation blocks; empty where there are none."""
+    seen = squeeze_excites(cell)
+    blocks = count_of(sum(seen.values()), "block")
+    return ", ".join(f"{count} of {blocks} {name}" for name, count in seen.items())
+
+
+def weights_words(weights: Path, new: Sequence[str]) -> str:
+    """Return the file of weights, and which parameters it lacks."""
+    if not new:
+        return f"{weights}"
+    return (
+        f"{weights}, which lacks {count_of(len(new), 'parameter')}, first {new[0]}: these are new"
+    )
 
 
 def all_ranks_memory(cell: Cell) -> str:

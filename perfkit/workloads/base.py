@@ -43,7 +43,10 @@ class Workload(Protocol):
       With "device" among them it has ``prepare(inputs, seeds) -> Tensor``, which is then called
       with collate's inputs on the device of the rank and with the ``seeds`` that collate got; with
       "offline" it has ``stored(split) -> StoredImages``, which its data set then reads;
-    - ``implementation: str``: which implementation of ``config.ops`` ran last in this process.
+    - ``implementation: str``: which implementation of ``config.ops`` ran last in this process;
+    - ``has_squeeze_excite(config) -> bool``, a class method: whether the model has
+      ``perfkit.ops.SqueezeExcite``, made with ``config.ops``. Then ``--baseline ops=reference`` is
+      taken, and a missing native operator is refused before anything is loaded.
     """
 
     def __init__(self, config: RunConfig) -> None: ...
@@ -160,6 +163,12 @@ def implementation_of(workload: Workload) -> str:
     """Return which implementation of its operator ran last; empty where it does not say."""
     told = getattr(workload, "implementation", "")
     return told if isinstance(told, str) else ""  # the name may be taken for something else
+
+
+def has_squeeze_excite(workload: type[Workload], config: RunConfig) -> bool:
+    """Return whether the workload says that the model of a config has Squeeze-and-Excitation."""
+    says = getattr(workload, "has_squeeze_excite", None)
+    return says is not None and bool(says(config))
 
 
 def _told(error: Exception) -> str:

@@ -16,7 +16,7 @@ from perfkit.core.errors import PerfkitError
 from perfkit.data.batches import repeat_minority, seeded
 from perfkit.data.images import ImageSource, Photographs
 from perfkit.data.stored import StoredImages
-from perfkit.models.registry import find_architecture
+from perfkit.models.registry import ARCHITECTURES, find_architecture
 from perfkit.models.weights import load_weights, normalisation_for
 from perfkit.workloads.enhancement import PARAMETERS, Enhancement, normalise
 
@@ -49,6 +49,7 @@ class ImageClassification(ABC):
         self._preprocess = config.preprocess or next(iter(self.preprocess_choices), "none")
         self._enhance = Enhancement(config.ops)
         self._architecture = find_architecture(config.model or self.default_model, self._size)
+        self.new_parameters: list[str] = []  # of the model made last: what its weights lack
         self.normalisation = normalisation_for(config.weights)
         self._mean = torch.tensor(self.normalisation.mean)
         self._std = torch.tensor(self.normalisation.std)
@@ -57,6 +58,14 @@ class ImageClassification(ABC):
         train = self._source("train")
         self._train = Photographs(train, repeat_minority(train.labels, most=self.most_repeats))
         self.class_weights = torch.ones(NUM_CLASSES)
+
+    @classmethod
+    def has_squeeze_excite(cls, config: RunConfig) -> bool:
+        """Return whether the model that ``config`` names has Squeeze-and-Excitation."""
+        found = ARCHITECTURES.get(config.model or cls.default_model)
+        # A subclass with a model of its own has none unless it says so.
+        is_own = cls.model is not ImageClassification.model
+        return not is_own and found is not None and found.has_squeeze_excite
 
     @abstractmethod
     def read_folder(self, root: Path, split: str) -> ImageSource:
@@ -68,9 +77,10 @@ class ImageClassification(ABC):
 
     def model(self) -> nn.Module:
         """Return a new model for two classes, started from the weights that the user names."""
-        model = self._architecture.build(NUM_CLASSES, self._size)
-        if self._config.weights is not None:
-            load_weights(model, self._config.weights, self._architecture, self._size)
+        model = self._architecture.build(NUM_CLASSES, self._size, self._config.ops)
+        weights = self._config.weights
+        if weights is not None:
+            self.new_parameters = load_weights(model, weights, self._architecture, self._size)
         return model
 
     def stages(self, model: nn.Module) -> list[nn.Module]:

@@ -34,6 +34,6 @@ class Forensics(ImageClassification):
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Return AdamW for ViT-B/16 and Adam for all others, as published."""
-        if self._architecture.name == "vit_b_16":
+        if self._architecture.name in {"vit_b_16", "vit_b_16_se"}:
             return AdamW(model.parameters(), lr=5e-5)
         return Adam(model.parameters(), lr=1e-4)

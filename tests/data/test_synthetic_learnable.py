@@ -56,9 +56,9 @@ def images(task: Task) -> dict[str, Tensor]:
 
 
 @pytest.fixture(autouse=True)
-def two_threads_and_a_fixed_seed() -> Iterator[None]:
+def one_thread_and_a_fixed_seed() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         yield

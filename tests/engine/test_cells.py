@@ -22,8 +22,8 @@ GPU = Device(torch.device("cuda", 0), "cuda:0")
 def resolved(
     strategy: str, *, cores: int = 8, on_cuda: bool = False, **flags: Any
 ) -> ProfileConfig:
-    """Return the config of a run whose ranks are all on one host."""
-    config = ProfileConfig(strategy=strategy, **flags)
+    """Return the config of a run whose ranks are all on one host; it needs no CUDA library."""
+    config = ProfileConfig(strategy=strategy, **{"model": "resnet18", **flags})
     layout = STRATEGIES[config.strategy].layout(config)
     return resolve(config, layout, on_cuda=on_cuda, cores=cores, local_world_size=layout.ranks)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import ranks
 import tiny
+import tiny_se
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -16,6 +18,8 @@ from perfkit.core.config import RunConfig, StrategyName
 from perfkit.core.errors import PerfkitError
 from perfkit.engine.gate import STEPS, TOLERANCE, Parallelize, equality_gate
 from perfkit.engine.training import Training
+from perfkit.ops import build_info
+from perfkit.ops.reference import squeeze_excite as reference
 from perfkit.strategies import STRATEGIES
 from perfkit.strategies.base import Cut, Device, Mesh
 from perfkit.strategies.placement import Placement
@@ -166,8 +170,34 @@ def test_what_does_not_train_as_serial_training_fails_on_every_rank(
 def test_model_parallel_trains_as_serial_training_does(
     workload: Callable[[RunConfig], Workload],
 ) -> None:
-    made = workload(config_of("model_parallel"))
+    config = config_of("model_parallel").model_copy(update={"ops": "reference"})
+    made = workload(config)
     assert outcome(made, ALONE, "model_parallel") == 0.0  # the same sums in the same order
+
+
+@pytest.mark.parametrize("strategy", ["serial", "model_parallel"])
+def test_a_fused_model_is_held_against_the_reference(
+    strategy: StrategyName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(strategy)
+    workload, mesh = tiny_se.TinySe(config), Mesh(rank=0, world_size=1, devices=STAND_INS)
+    gate = equality_gate(workload, real(strategy, workload), mesh, config)
+    assert gate.squeeze_excites == {f"fused {build_info().isa}": 2 * STEPS}
+    assert gate.max_abs_difference <= 1e-9
+    right = reference.squeeze_excite
+
+    def wrong(x: Tensor, *layers: Any, **rest: Any) -> Tensor:
+        return right(x, *layers, **rest) * (1 + 1e-6)
+
+    monkeypatch.setattr(reference, "squeeze_excite", wrong)
+    message = outcome(workload, ALONE, strategy)
+    assert isinstance(message, str)
+    expected = {
+        "serial": "--ops fused does not train as --ops reference does: after 5 steps in float64 ",
+        "model_parallel": "--strategy model_parallel does not train as serial training does: ",
+    }
+    assert message.startswith(expected[strategy])
+    assert "\n" not in message
 
 
 class Poisoned(tiny.Tiny):

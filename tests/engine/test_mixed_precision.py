@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -17,11 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 from trainings import restored_settings
 
 from perfkit.core.config import Precision, RunConfig
-from perfkit.core.errors import PerfkitError
+from perfkit.engine.forward_observer import ForwardObserver, check_products
 from perfkit.engine.loading import endless_batches
 from perfkit.engine.precision import (
-    ProductObserver,
-    check_products,
     set_deterministic,
     set_float32_precision,
     tf32_in_use,
@@ -174,11 +171,11 @@ def test_products_run_in_what_was_asked_for_and_all_else_stays_float32(
 ) -> None:
     workload = Steep(CONFIG)
     training = training_of(workload, precision, mesh)
-    observer = ProductObserver()
+    observer = ForwardObserver()
     with observer.watching(training.model):
         training.run(1, StepRecorder())
-    assert observer.dtypes == {f"torch.{dtype}": 2}
-    check_products(precision, observer.dtypes)
+    assert observer.products == {f"torch.{dtype}": 2}
+    check_products(precision, observer.products)
     assert workload.seen == [torch.float32]
     assert {tensor.dtype for tensor in tensors_of(training)} == {torch.float32}
     assert (training.loss_scale is None) == (precision != "fp16")
@@ -197,74 +194,6 @@ def test_a_model_learns_in_low_precision_as_it_does_in_fp32(precision: Precision
         losses[each] = [sample.loss for sample in recorder.samples()]
     assert losses[precision] == pytest.approx(losses["fp32"], rel=0.02)
     assert losses[precision] != losses["fp32"]
-
-
-@pytest.mark.parametrize(
-    ("call", "count"),
-    [
-        (lambda x: x @ x, 1),
-        (lambda x: F.linear(x, x, x[0]), 1),
-        (lambda x: F.conv2d(x[None, None], x[None, None]), 1),
-        (lambda x: F.conv_transpose2d(x[None, None], x[None, None]), 1),
-        (lambda x: torch.einsum("ij,jk->ik", x, x), 1),
-        (lambda x: torch.baddbmm(x[None], x[None], x[None]), 1),
-        (lambda x: x.mv(x[0]), 1),
-        (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3), 1),
-        (lambda x: (x * x).sum(), 0),
-    ],
-    ids=["mm", "linear", "conv", "transposed", "einsum", "baddbmm", "mv", "attention", "none"],
-)
-def test_every_kind_of_product_is_seen(call: Any, count: int) -> None:
-    class Model(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = call(x)
-            return out
-
-    model, observer = Model(), ProductObserver()
-    x = torch.rand(4, 4, requires_grad=True)
-    with observer.watching(model):
-        out = model(x)
-    assert observer.dtypes.total() == count
-    out.sum().backward()
-    model(x)
-    assert observer.dtypes.total() == count  # neither backward nor what comes afterwards
-
-
-def test_a_forward_that_fails_is_not_watched_any_longer() -> None:
-    observer, other = ProductObserver(), nn.Linear(3, 3)
-    model = nn.Sequential(other)
-    with observer.watching(model):
-        with pytest.raises(RuntimeError):
-            model(torch.ones(2, 5))
-        other(torch.ones(2, 3))
-    seen = observer.dtypes.total()
-    model(torch.ones(2, 3))
-    assert observer.dtypes.total() == seen <= 1
-
-
-@pytest.mark.parametrize(
-    ("dtypes", "seen"),
-    [
-        ({}, "none"),
-        ({"torch.float32": 3}, "3 in torch.float32"),
-        ({"torch.float32": 2, "torch.float16": 1}, "1 in torch.float16, 2 in torch.float32"),
-    ],
-)
-def test_mixed_precision_without_a_product_in_it_is_refused_with_what_was_seen(
-    dtypes: dict[str, int], seen: str
-) -> None:
-    with pytest.raises(PerfkitError) as refusal:
-        check_products("bf16", Counter(dtypes))
-    message = str(refusal.value)
-    assert message.startswith("--precision bf16: no matrix product or convolution of the first")
-    assert f"ran in torch.bfloat16 (seen: {seen});" in message
-    assert "\n" not in message
-
-
-def test_one_product_is_enough_and_fp32_and_tf32_need_none() -> None:
-    check_products("bf16", Counter({"torch.float32": 9, "torch.bfloat16": 1}))
-    check_products("fp32", Counter())
-    check_products("tf32", Counter())
 
 
 @pytest.mark.parametrize(("precision", "is_on"), [("tf32", True), ("fp32", False), ("bf16", False)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 from collections.abc import Iterator
 from itertools import islice
@@ -21,7 +23,7 @@ from perfkit.data.synthetic_fundus import write_smdg
 from perfkit.engine import offline
 from perfkit.engine.loading import Batch, endless_batches, fixed_batch, shard_loader
 from perfkit.engine.offline import have_stored
-from perfkit.engine.preprocessing import runs_operator, settle_preprocess
+from perfkit.engine.preprocessing import preprocesses, settle_preprocess
 from perfkit.engine.training import Training
 from perfkit.measure.recorder import PHASES, StepRecorder
 from perfkit.ops import native
@@ -170,24 +172,27 @@ def test_nothing_is_told_where_nothing_ran() -> None:
     assert next(endless_batches(workload, config, ALONE, 4)).implementation == ""
 
 
-def inputs_on_a_rank(mesh: Mesh) -> dict[str, Tensor]:
+def inputs_on_a_rank(mesh: Mesh) -> dict[str, Any]:
     torch.set_num_threads(1 + mesh.rank)
     offline.available_cores = lambda: 0  # the fixture is the parent's
+    told = io.StringIO()
     configs = {
         f"{placement} {ops}": config_of(placement, ops, seed=1, runs=Path("runs-of-two"))
         for placement, ops in WAYS
     }
-    return {
-        **{f"train {way}": training_inputs(config, mesh) for way, config in configs.items()},
-        **{f"val {way}": evaluation_inputs(config, mesh) for way, config in configs.items()},
-    }
+    with contextlib.redirect_stderr(told):
+        return {
+            **{f"train {way}": training_inputs(config, mesh) for way, config in configs.items()},
+            **{f"val {way}": evaluation_inputs(config, mesh) for way, config in configs.items()},
+            "told": told.getvalue(),
+        }
 
 
 def test_two_ranks_share_the_batches_of_one_in_every_way_and_one_of_them_stores(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     first, second = ranks.on_two_ranks(inputs_on_a_rank, tmp_path)
-    told = capfd.readouterr().err
+    told = first["told"] + second["told"]
     for ops in OPERATORS:
         for split in ("train", "val"):
             assert told.count(f"the stored {split} set was made in") == len(OPERATORS)
@@ -279,12 +284,30 @@ def test_what_is_not_said_is_as_published() -> None:
     assert settled("forensics") == "none"
     assert settled("tiny:Tiny") is None
     assert settled("test_preprocessing:OnDevice") == "loader"
-    assert [runs_operator(config_of(p, "fused")) for p in (*PLACEMENTS, "none")] == [True] * 3 + [
-        False
-    ]
-    assert not runs_operator(RunConfig())
+    found = [preprocesses(config_of(placement, "fused")) for placement in (*PLACEMENTS, "none")]
+    assert found == [True] * 3 + [False]
+    assert not preprocesses(RunConfig())
     for workload, placement in itertools.product(("glaucoma", "forensics"), (*PLACEMENTS, "none")):
         assert settled(workload, preprocess=placement) == placement
+
+
+@pytest.mark.parametrize(
+    ("workload", "model"),
+    [
+        ("glaucoma", None),
+        ("forensics", "resnet18_se"),
+        ("forensics", "vit_b_16_se"),
+        ("tiny_se:TinySe", None),
+    ],
+)
+def test_a_model_with_se_can_be_run_beside_the_other_operator(
+    workload: str, model: str | None
+) -> None:
+    for ops, other in (OPERATORS, OPERATORS[::-1]):
+        options = {"model": model, "ops": ops, "baseline": f"ops={other}"}
+        if workload != "tiny_se:TinySe":
+            options["preprocess"] = "none"
+        assert settled(workload, **options) in {None, "none"}
 
 
 def test_a_workload_that_knows_nothing_of_it_trains_as_before() -> None:
@@ -310,7 +333,13 @@ def test_a_workload_that_knows_nothing_of_it_trains_as_before() -> None:
             "--preprocess offline: workload test_preprocessing:OnDevice takes loader, device; ",
         ),
         ("tiny:Tiny", {"baseline": "preprocess=loader"}, "--baseline preprocess=loader: workload "),
-        ("forensics", {"baseline": "ops=reference"}, "--baseline ops=reference: nothing is prepro"),
+        ("forensics", {"baseline": "ops=reference"}, "--baseline ops=reference: has no effect "),
+        ("tiny:Tiny", {"baseline": "ops=reference"}, "--baseline ops=reference: has no effect "),
+        (
+            "small_glaucoma:Small",  # with a model of its own
+            {"preprocess": "none", "baseline": "ops=reference"},
+            "--baseline ops=reference: has no effect ",
+        ),
     ],
 )
 def test_what_a_workload_cannot_do_is_refused_in_one_line(
@@ -329,14 +358,16 @@ def test_a_missing_library_is_refused_with_its_reason_and_a_way_out(
         raise PerfkitError("the native operators are not built")
 
     monkeypatch.setattr(native, "load", missing)
-    for options in ({"ops": "fused"}, {"ops": "reference", "baseline": "ops=fused"}):
+    plain, excited = {"model": "resnet18"}, {"model": "resnet18_se", "preprocess": "none"}
+    asked = ({"ops": "fused"}, {"ops": "reference", "baseline": "ops=fused"})
+    for model, options in itertools.product((plain, excited), asked):
         with pytest.raises(PerfkitError) as caught:
-            settled("glaucoma", **options)
+            settled("glaucoma", **model, **options)
         assert str(caught.value) == (
             "--ops fused: the native operators are not built; or use --ops reference"
         )
     assert settled("glaucoma", ops="reference") == "loader"
-    assert settled("glaucoma", preprocess="none") == "none"
+    assert settled("glaucoma", model="resnet18", preprocess="none") == "none"
     assert settled("forensics") == "none"
 
 
@@ -347,10 +378,10 @@ def test_a_missing_cuda_library_is_refused_only_where_it_is_needed(
         raise PerfkitError("there are no native operators for CUDA tensors: no toolkit")
 
     monkeypatch.setattr(native, "require_cuda", missing)
-    for placement, ops in WAYS:
-        config = config_of(placement, ops)
+    for (placement, ops), model in itertools.product(WAYS, ("resnet18", "resnet18_se")):
+        config = config_of(placement, ops, model=model)
         assert settle_preprocess(config, on_cuda=False) == placement
-        if (placement, ops) != ("device", "fused"):
+        if ops == "reference" or (placement != "device" and model == "resnet18"):
             assert settle_preprocess(config, on_cuda=True) == placement
             continue
         with pytest.raises(PerfkitError, match=r"^--ops fused: there are no .* CUDA tensors"):

@@ -13,7 +13,7 @@ from perfkit.strategies import STRATEGIES
 
 
 def resolved(*, on_cuda: bool = False, cores: int = 8, ranks_here: int = 1, **flags: Any) -> Any:
-    config = ProfileConfig(**flags)
+    config = ProfileConfig(**{"model": "resnet18", **flags})  # which needs no CUDA library
     layout = STRATEGIES[config.strategy].layout(config)
     return resolve(config, layout, on_cuda=on_cuda, cores=cores, local_world_size=ranks_here)
 

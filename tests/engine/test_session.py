@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -299,8 +299,7 @@ def test_a_folder_for_runs_that_cannot_be_made_is_refused(tmp_path: Path) -> Non
         next(watched.steps(loader()))
 
 
-def uneven(mesh: Mesh) -> list[str]:
-    runs = Path(os.environ["SESSION_RUNS"])
+def uneven(mesh: Mesh, runs: Path) -> list[str]:
     watched = Session(
         "own", model=None, runs=runs, warmup=1, steps=8, trace_steps=2, report=lambda _: None
     )
@@ -310,18 +309,16 @@ def uneven(mesh: Mesh) -> list[str]:
 
 
 def test_ranks_that_end_at_different_steps_still_leave_one_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("SESSION_RUNS", str(tmp_path / "runs"))
-    on_two_ranks(uneven, tmp_path)
+    on_two_ranks(partial(uneven, runs=tmp_path / "runs"), tmp_path)
     record = read_record(tmp_path / "runs" / "own")
     assert {block.rank for block in record.cells[0].blocks} == {0, 1}
     assert record.traces is None
     assert any("ended before its traced steps" in taint for taint in record.taints)
 
 
-def watched_on_a_rank(mesh: Mesh) -> list[str]:
-    runs = Path(os.environ["SESSION_RUNS"])
+def watched_on_a_rank(mesh: Mesh, runs: Path) -> list[str]:
     watched = Session(
         "own", model=None, runs=runs, warmup=1, steps=8, trace_steps=1, report=lambda _: None
     )
@@ -331,10 +328,9 @@ def watched_on_a_rank(mesh: Mesh) -> list[str]:
 
 
 def test_under_two_ranks_one_record_holds_the_steps_of_both(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("SESSION_RUNS", str(tmp_path / "runs"))
-    folders = on_two_ranks(watched_on_a_rank, tmp_path)
+    folders = on_two_ranks(partial(watched_on_a_rank, runs=tmp_path / "runs"), tmp_path)
     assert folders == [[str(tmp_path / "runs" / "own")]] * 2
     record = read_record(tmp_path / "runs" / "own")
     cell = record.cells[0]

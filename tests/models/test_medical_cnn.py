@@ -44,12 +44,11 @@ def test_each_part_has_the_published_number_of_parameters(
     assert parameter_count(model.get_submodule(part)) == count
 
 
-def test_it_has_76_weighted_layers_43_batch_norms_and_195_leaf_modules(model: MedicalCNN) -> None:
+def test_it_has_76_weighted_layers_and_43_batch_norms(model: MedicalCNN) -> None:
     found = leaves(model)
     assert len([m for m in found if isinstance(m, nn.Conv2d)]) == 41
     assert len([m for m in found if isinstance(m, nn.Linear)]) == 35
     assert len([m for m in found if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]) == 43
-    assert len(found) == 195
 
 
 def test_only_the_first_blocks_of_stages_2_to_4_have_a_convolution_in_their_shortcut(

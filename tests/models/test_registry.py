@@ -7,30 +7,37 @@ from copy import deepcopy
 
 import pytest
 import torch
-from small_vit import SMALL_VIT
+from small_vit import SMALL_VIT, SMALL_VIT_SE
 from torch import Tensor, nn
 
+from perfkit.core.config import Ops
 from perfkit.core.errors import PerfkitError
 from perfkit.models.registry import ARCHITECTURES, Architecture, find_architecture
+from perfkit.ops import SqueezeExcite
 from perfkit.strategies.base import Device
 from perfkit.strategies.placement import Placement
 from perfkit.strategies.staged import StagedModel
 
 SIZE = 32
-STAGES = {"medical_cnn": 5, "resnet18": 5, "vit_b_16": 14}
+STAGES = {"medical_cnn": 5, "resnet18": 5, "resnet18_se": 5, "vit_b_16": 14, "vit_b_16_se": 14}
+SE_BLOCKS = {"medical_cnn": 16, "resnet18_se": 8, "vit_b_16_se": 12}
+OPS: tuple[Ops, ...] = ("fused", "reference")
 WHOLE = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
 # A small ViT: the stages are cut in the same way, and the real one is slow in float64.
-@pytest.fixture(params=["medical_cnn", "resnet18", "small ViT"])
+SMALL = {"small ViT": SMALL_VIT, "small ViT with SE": SMALL_VIT_SE}
+
+
+@pytest.fixture(params=["medical_cnn", "resnet18_se", *SMALL])
 def architecture(request: pytest.FixtureRequest) -> Architecture:
-    return ARCHITECTURES.get(request.param, SMALL_VIT)
+    return (ARCHITECTURES | SMALL)[request.param]
 
 
 @pytest.fixture
 def model(architecture: Architecture) -> nn.Module:
     torch.manual_seed(0)
-    return architecture.build(2, SIZE)
+    return architecture.build(2, SIZE, "fused")
 
 
 def images(dtype: torch.dtype = torch.float32) -> Tensor:
@@ -49,23 +56,62 @@ def in_turn(architecture: Architecture, model: nn.Module, x: Tensor) -> Tensor:
     [
         ("medical_cnn", 224, 22_494_274),
         ("resnet18", 224, 11_177_538),
+        ("resnet18_se", 224, 11_264_578),
         ("vit_b_16", 224, 85_800_194),
         ("vit_b_16", 96, 85_800_194 - (14 * 14 - 6 * 6) * 768),
+        ("vit_b_16_se", 224, 86_684_930),
     ],
 )
-def test_each_has_the_published_number_of_parameters(
+def test_each_has_its_number_of_parameters_whatever_runs_it(
     name: str, image_size: int, count: int
 ) -> None:
+    build = find_architecture(name, image_size).build
     with torch.device("meta"):
-        model = find_architecture(name, image_size).build(2, image_size)
+        states = [build(2, image_size, ops).state_dict() for ops in OPS]
+        model = build(2, image_size, "fused")
     assert sum(parameter.numel() for parameter in model.parameters()) == count
+    fused, reference = ([(key, state[key].shape) for key in state] for state in states)
+    assert fused == reference
+
+
+@WHOLE
+def test_se_is_in_the_models_that_say_so_and_run_by_what_was_asked_for(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    for ops in OPS:
+        with torch.device("meta"):
+            model = architecture.build(2, SIZE, ops)
+        blocks = [m for m in model.modules() if isinstance(m, SqueezeExcite)]
+        assert len(blocks) == SE_BLOCKS.get(name, 0)
+        assert architecture.has_squeeze_excite == bool(blocks)
+        assert all(block.ops == ops for block in blocks)
+        assert all(block.fc1.bias is block.fc2.bias is None for block in blocks)
+        assert all(block.fc1.in_features == 16 * block.fc1.out_features for block in blocks)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
+def test_se_only_adds_names_to_those_of_the_plain_network(name: str) -> None:
+    with_se = ARCHITECTURES[f"{name}_se"]
+    with torch.device("meta"):
+        names = list(ARCHITECTURES[name].build(2, SIZE, "fused").state_dict())
+        more = list(with_se.build(2, SIZE, "fused").state_dict())
+    assert [key for key in more if with_se.added not in key] == names
+
+
+def test_a_network_with_se_starts_from_the_weights_of_the_plain_one() -> None:
+    states = []
+    for name in ("resnet18", "resnet18_se"):
+        torch.manual_seed(1)
+        states.append(ARCHITECTURES[name].build(2, SIZE, "fused").state_dict())
+    plain, with_se = states
+    for key, tensor in plain.items():
+        assert torch.equal(with_se[key], tensor), key
 
 
 @WHOLE
 def test_another_number_of_classes_changes_the_named_head_alone(name: str) -> None:
     architecture = ARCHITECTURES[name]
     with torch.device("meta"):
-        two, ten = (architecture.build(classes, SIZE).state_dict() for classes in (2, 10))
+        two, ten = (architecture.build(classes, SIZE, "fused").state_dict() for classes in (2, 10))
     changed = {key for key in two if two[key].shape != ten[key].shape}
     assert changed == {f"{architecture.head}weight", f"{architecture.head}bias"}
 
@@ -98,7 +144,7 @@ def test_stages_compute_the_same_under_autocast_and_without_gradients(
 @WHOLE
 def test_the_stages_have_the_models_own_parameters_and_buffers_each_once(name: str) -> None:
     with torch.device("meta"):
-        model = ARCHITECTURES[name].build(2, SIZE)
+        model = ARCHITECTURES[name].build(2, SIZE, "fused")
     names = list(model.state_dict())
     stages = ARCHITECTURES[name].stages(model)
     assert len(stages) == STAGES[name]
@@ -128,10 +174,11 @@ def test_on_two_devices_gradients_and_running_statistics_are_those_of_one(
         assert torch.equal(model.get_buffer(name), buffer)
 
 
-def test_resnet18_can_be_cut_as_published_after_layer1() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_se"])
+def test_resnet18_can_be_cut_as_published_after_layer1(name: str) -> None:
     with torch.device("meta"):
-        model = ARCHITECTURES["resnet18"].build(2, SIZE)
-    first = ARCHITECTURES["resnet18"].stages(model)[:2]
+        model = ARCHITECTURES[name].build(2, SIZE, "fused")
+    first = ARCHITECTURES[name].stages(model)[:2]
     found = {id(parameter) for stage in first for parameter in stage.parameters()}
     parts = (model.conv1, model.bn1, model.layer1)
     assert found == {id(parameter) for part in parts for parameter in part.parameters()}
@@ -145,12 +192,16 @@ def test_it_can_be_sent_to_a_loader_worker(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("resnet", "did you mean resnet18? known are medical_cnn, resnet18, vit_b_16"),
+        ("resnet", "did you mean resnet18? known are medical_cnn, resnet18, resnet18_se, vit_b_16"),
         ("ResNet-18", "did you mean resnet18?"),
+        ("ResNet18-SE", "did you mean resnet18_se?"),
         ("ViT-B/16", "did you mean vit_b_16?"),
         ("vit", "did you mean vit_b_16?"),
         ("medicalcnn", "did you mean medical_cnn?"),
-        ("yolo", "no such model; known are medical_cnn, resnet18, vit_b_16"),
+        (
+            "yolo",
+            "no such model; known are medical_cnn, resnet18, resnet18_se, vit_b_16, vit_b_16_se",
+        ),
         ("", "no such model; known are"),
     ],
 )

@@ -7,13 +7,14 @@ import os
 import pickle
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_vit
 import torch
-from small_vit import SMALL_VIT, hugging_face_logits, hugging_face_state
+from small_vit import SMALL_VIT, SMALL_VIT_SE, hugging_face_logits, hugging_face_state
 from torch import Tensor, nn
 
 from perfkit.core.errors import PerfkitError
@@ -21,7 +22,11 @@ from perfkit.models.registry import ARCHITECTURES, Architecture
 from perfkit.models.weights import HALVES, IMAGENET, load_weights, normalisation_for
 
 SIZE = small_vit.IMAGE
-RESNET18 = ARCHITECTURES["resnet18"]
+RESNET18, RESNET18_SE = ARCHITECTURES["resnet18"], ARCHITECTURES["resnet18_se"]
+PLAIN: dict[str, Callable[[], dict[str, Tensor]]] = {
+    "resnet18_se": lambda: RESNET18.build(2, SIZE, "fused").state_dict(),
+    "vit_b_16_se": hugging_face_state,
+}
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def images(size: int = SIZE) -> Tensor:
 def loaded(
     file: Path, architecture: Architecture, *, classes: int = 2, size: int = SIZE
 ) -> nn.Module:
-    model = architecture.build(classes, size)
+    model = architecture.build(classes, size, "fused")
     load_weights(model, file, architecture, size)
     return model
 
@@ -52,29 +57,51 @@ def assert_equal(state: dict[str, Tensor], other: dict[str, Tensor], *, but: str
 def test_of_weights_for_other_classes_all_but_the_head_is_loaded(
     architecture: Architecture, file: Path
 ) -> None:
-    pretrained = architecture.build(7, SIZE).state_dict()
+    pretrained = architecture.build(7, SIZE, "fused").state_dict()
     torch.save(pretrained, file)
     torch.manual_seed(0)
-    model = loaded(file, architecture)
-    torch.manual_seed(0)
-    new = architecture.build(2, SIZE).state_dict()
+    model = architecture.build(2, SIZE, "fused")
+    new = deepcopy(model.state_dict())
+    kept = load_weights(model, file, architecture, SIZE)
+    assert kept == [architecture.head + part for part in ("weight", "bias")]
     assert_equal(pretrained, model.state_dict(), but=architecture.head)
     for part in ("weight", "bias"):  # of the head: the model's own
         name = architecture.head + part
         assert torch.equal(model.state_dict()[name], new[name])
 
 
+@pytest.mark.parametrize("architecture", [RESNET18_SE, SMALL_VIT_SE])
+def test_of_weights_of_the_plain_network_all_but_se_is_loaded_and_told(
+    architecture: Architecture, file: Path
+) -> None:
+    pretrained = PLAIN[architecture.name]()
+    torch.save(pretrained, file)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(architecture.build(2, SIZE, "fused"))
+    model, new = models
+    kept = load_weights(model, file, architecture, SIZE)
+    assert kept == [name for name in model.state_dict() if ".se." in name]
+    assert all(torch.equal(model.state_dict()[name], new.state_dict()[name]) for name in kept)
+    adapted = architecture.adapted(pretrained, SIZE)
+    assert_equal({key: tensor.float() for key, tensor in adapted.items()}, model.state_dict())
+    torch.save(model.state_dict(), file)
+    assert load_weights(new, file, architecture, SIZE) == []
+    assert_equal(model.state_dict(), new.state_dict())
+
+
 @pytest.mark.parametrize("architecture", [RESNET18, SMALL_VIT])
 def test_a_checkpoint_of_perfkit_and_the_same_number_of_classes_are_loaded_whole(
     architecture: Architecture, file: Path
 ) -> None:
-    trained = architecture.build(2, SIZE)
+    trained = architecture.build(2, SIZE, "fused")
     torch.save({"model": trained.state_dict(), "optimizer": {"state": {}}, "epoch": 3}, file)
     assert_equal(trained.state_dict(), loaded(file, architecture).state_dict())
 
 
 def test_weights_that_lack_the_head_or_the_batch_counters_are_loaded(file: Path) -> None:
-    pretrained = RESNET18.build(2, SIZE).state_dict()
+    pretrained = RESNET18.build(2, SIZE, "fused").state_dict()
     kept = {
         name: tensor
         for name, tensor in pretrained.items()
@@ -113,7 +140,7 @@ def test_hugging_faces_weights_say_the_same_in_torchvisions_model(
 ) -> None:
     state = hugging_face_state()
     torch.save(layout(state), file)
-    model = SMALL_VIT.build(2, SIZE).double()
+    model = SMALL_VIT.build(2, SIZE, "fused").double()
     load_weights(model, file, SMALL_VIT, SIZE)
     expected = hugging_face_logits(state, images())
     assert expected.std() > 0.1
@@ -173,13 +200,13 @@ def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     [
         pytest.param(
             RESNET18,
-            lambda: ARCHITECTURES["medical_cnn"].build(2, SIZE).state_dict(),
+            lambda: ARCHITECTURES["medical_cnn"].build(2, SIZE, "fused").state_dict(),
             "does not fit --model resnet18 (of 122 names 100 missing, first 'conv1.weight'; ",
             id="medical_cnn for resnet18",
         ),
         pytest.param(
             ARCHITECTURES["medical_cnn"],
-            lambda: RESNET18.build(2, SIZE).state_dict(),
+            lambda: RESNET18.build(2, SIZE, "fused").state_dict(),
             "does not fit --model medical_cnn (of ",
             id="resnet18 for medical_cnn",
         ),
@@ -225,9 +252,38 @@ def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         ),
         pytest.param(
             RESNET18,
-            lambda: without(RESNET18.build(2, SIZE).state_dict(), "layer1.0.bn1.running_mean"),
+            lambda: without(
+                RESNET18.build(2, SIZE, "fused").state_dict(), "layer1.0.bn1.running_mean"
+            ),
             "(of 122 names 1 missing, first 'layer1.0.bn1.running_mean')",
             id="one missing",
+        ),
+        pytest.param(
+            RESNET18,
+            lambda: RESNET18_SE.build(2, SIZE, "fused").state_dict(),
+            "(of 122 names 16 unknown, first 'layer1.0.se.fc1.weight')",
+            id="one with SE for the plain one",
+        ),
+        pytest.param(
+            RESNET18_SE,
+            lambda: without(
+                RESNET18_SE.build(2, SIZE, "fused").state_dict(), "layer4.1.se.fc2.weight"
+            ),
+            "(of 138 names 1 missing, first 'layer4.1.se.fc2.weight')",
+            id="a part of SE missing",
+        ),
+        pytest.param(
+            ARCHITECTURES["medical_cnn"],
+            lambda: {
+                name: tensor
+                for name, tensor in ARCHITECTURES["medical_cnn"]
+                .build(2, SIZE, "fused")
+                .state_dict()
+                .items()
+                if ".se." not in name
+            },
+            "32 missing, first 'stage1.0.se.fc1.weight'",
+            id="MedicalCNN without its SE",
         ),
         pytest.param(
             RESNET18,
@@ -318,7 +374,7 @@ def test_a_missing_file_a_folder_and_safetensors_are_refused(tmp_path: Path) -> 
 def test_the_normalisation_is_imagenets_unless_the_weights_say_otherwise(file: Path) -> None:
     assert normalisation_for(None) == IMAGENET
     assert IMAGENET[:2] == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    torch.save(RESNET18.build(2, SIZE).state_dict(), file)
+    torch.save(RESNET18.build(2, SIZE, "fused").state_dict(), file)
     assert normalisation_for(file) == IMAGENET
     torch.save(hugging_face_state(), file)
     assert normalisation_for(file) == HALVES
@@ -345,7 +401,7 @@ def test_the_normalisation_is_imagenets_unless_the_weights_say_otherwise(file: P
 def test_a_preprocessor_config_that_does_not_say_it_is_refused(
     content: str, words: str, file: Path
 ) -> None:
-    torch.save(RESNET18.build(2, SIZE).state_dict(), file)
+    torch.save(RESNET18.build(2, SIZE, "fused").state_dict(), file)
     beside = file.with_name("preprocessor_config.json")
     beside.write_text(content, encoding="latin-1")
     message = refusal(lambda: normalisation_for(file))

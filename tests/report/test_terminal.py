@@ -66,6 +66,35 @@ def test_it_says_where_images_were_preprocessed_and_what_was_seen_to_do_it(tmp_p
     assert "preprocess" not in printed(a_record(a_cell([[0.1]])), tmp_path)
 
 
+def test_it_says_what_ran_the_se_blocks_and_what_the_gate_held_them_against(tmp_path: Path) -> None:
+    fused = {"ops": "fused", "squeeze_excites": [{"fused avx2": 12, "reference": 4}]}
+    plain = {"ops": "reference", "squeeze_excites": [{"reference": 1}]}
+    variant = a_cell([[0.2]], role="variant", label="serial, 1 thread, ops=reference", **plain)
+    gate = {"steps": 5, "global_batch": 2, "max_abs_difference": 3e-16, "tolerance": 1e-9}
+    seen = {"squeeze_excites": {"fused avx2": 60, "reference": 20}}
+    text = printed(a_record(a_cell([[0.1]], **fused), variant, gate=gate | seen), tmp_path)
+    assert "squeeze-excite 12 of 16 blocks fused avx2, 4 of 16 blocks reference\n" in text
+    assert re.search(r"^squeeze-excite +fused avx2 +reference\n +reference *\n", text, re.MULTILINE)
+    held = "equal to serial with reference squeeze-excite within 3e-16 after 5 steps in float64"
+    assert held in " ".join(text.split())
+    on_gpu = gate | {"squeeze_excites": {"reference": 80}}  # where float64 is for the reference
+    alone = printed(a_record(a_cell([[0.1]], **plain), gate=on_gpu), tmp_path)
+    assert "squeeze-excite 1 of 1 block reference\n" in alone
+    assert row(alone, "correctness")[1] == "equal to serial within 3e-16 after 5 steps in float64"
+    assert "squeeze-excite" not in printed(a_record(a_cell([[0.1]])), tmp_path)
+
+
+def test_it_says_which_parameters_the_weights_lacked(tmp_path: Path) -> None:
+    config = {"weights": Path("resnet18.pth")}
+    assert row(printed(a_record(a_cell([[0.1]]), config=config), tmp_path), "weights")[1] == (
+        "resnet18.pth"
+    )
+    lacking = a_record(a_cell([[0.1]]), config=config, new_parameters=["fc.weight", "fc.bias"])
+    assert row(printed(lacking, tmp_path, width=200), "weights")[1] == (
+        "resnet18.pth, which lacks 2 parameters, first fc.weight: these are new"
+    )
+
+
 def test_absolute_costs_stand_beside_those_of_the_baselines(ddp: Record, tmp_path: Path) -> None:
     text = printed(ddp, tmp_path)
     assert row(text, "step time")[1:] == ["250 ms", "200 ms", "125 ms"]

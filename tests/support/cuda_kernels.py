@@ -21,6 +21,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 RACE = 66  # exit code of ThreadSanitizer where it has something to report
 _ELEMENTS = {"uint8": 0, "float32": 1, "float16": 2, "uint16": 3}  # bfloat16 by its bits
 _FLAGS = ("-std=c++20", "-O1", "-g", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread")
+_BARRIERS = ("__syncthreads()", "__cluster_barrier_wait()")
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,27 @@ class Case:
     values: np.ndarray | None = None
 
 
-def build(folder: Path, *sanitizers: str, csrc: Path = CSRC) -> Path:
-    """Compile the kernels and what runs them into ``folder``; return the program."""
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    assert compiler is not None, "no C++ compiler: the CUDA kernels cannot be run on the CPU"
+def build(
+    folder: Path, *flags: str, csrc: Path = CSRC, operator: str = "clahe_gamma_median"
+) -> Path:
+    """Compile an operator's kernels and what runs them into ``folder``; return the program."""
     include = (f"-I{EMULATION}", f"-I{csrc}")
-    program, fibres = folder / "run_clahe_gamma_median", folder / "fibres.o"
+    program, fibres = folder / f"run_{operator}", folder / "fibres.o"
     # The fibres are never under a sanitizer: fibres.cpp says why.
     commands = (
         (*_FLAGS, *include, "-c", EMULATION / "fibres.cpp", "-o", fibres),
-        (*_FLAGS, *include, *sanitizers, program.with_suffix(".cpp").name, fibres, "-o", program),
+        (*_FLAGS, *include, *flags, program.with_suffix(".cpp").name, fibres, "-o", program),
     )
     for command in commands:
-        subprocess.run((compiler, *command), cwd=EMULATION, check=True)
+        subprocess.run((compiler(), *command), cwd=EMULATION, check=True)
     return program
+
+
+def compiler() -> str:
+    """Return the C++ compiler."""
+    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    assert found is not None, "no C++ compiler: the CUDA kernels cannot be run on the CPU"
+    return found
 
 
 def run(
@@ -63,15 +71,9 @@ def run(
         program: what ``build`` made.
         folder: for the files that go between.
         cases: in this order.
-        removed_barrier: file and line of a ``__syncthreads()`` that is passed over.
+        removed_barrier: file and line of a barrier that is passed over.
     """
-    into, out_of = folder / "cases", folder / "results"
-    into.write_bytes(b"".join(map(_written, cases)))
-    out_of.write_bytes(b"")
-    done = subprocess.run(
-        (program, into, out_of, *removed_barrier), capture_output=True, text=True, check=False
-    )
-    results = memoryview(out_of.read_bytes())
+    done, results = execute(program, folder, b"".join(map(_written, cases)), removed_barrier)
     for case in cases:
         first, past = byte_bounds(case.out)
         if len(results) < past - first:
@@ -81,13 +83,26 @@ def run(
     return done
 
 
-def barriers() -> list[tuple[str, str]]:
+def execute(
+    program: Path, folder: Path, cases: bytes, removed_barrier: tuple[str, ...]
+) -> tuple[subprocess.CompletedProcess[str], memoryview]:
+    """Run a program on written cases; return how it ended and what it wrote."""
+    into, out_of = folder / "cases", folder / "results"
+    into.write_bytes(cases)
+    out_of.write_bytes(b"")
+    done = subprocess.run(
+        (program, into, out_of, *removed_barrier), capture_output=True, text=True, check=False
+    )
+    return done, memoryview(out_of.read_bytes())
+
+
+def barriers(operator: str = "clahe_gamma_median") -> list[tuple[str, str]]:
     """Return file and line of the kernels' barriers."""
     return [
         (path.name, str(number))
-        for path in sorted((CSRC / "clahe_gamma_median").glob("cuda*"))
+        for path in sorted((CSRC / operator).glob("cuda*"))
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if "__syncthreads()" in line
+        if any(barrier in line for barrier in _BARRIERS)
     ]
 
 

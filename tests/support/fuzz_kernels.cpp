@@ -6,32 +6,24 @@
 //
 // Prints a hash of all results, the same for every PERFKIT_CPU_ISA; exit code 1 for a byte changed
 // between the elements of an output, or a bad parameter that is let pass.
+#include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <random>
 #include <stdexcept>
-#include <thread>
 #include <vector>
 
 #include "clahe_gamma_median/checks.h"
 #include "clahe_gamma_median/clahe_gamma_median.h"
-#include "isa.h"
+#include "fuzz.h"
 
 namespace {
 
 using namespace perfkit::clahe_gamma_median;
 using Dims = std::array<std::int64_t, 4>;
-
-std::mt19937_64 random_bits;
-
-std::int64_t draw(std::int64_t low, std::int64_t high) {
-  return low + static_cast<std::int64_t>(random_bits() % static_cast<std::uint64_t>(high - low + 1));
-}
 
 // A layout of N, H, W, C in memory: any order of the dimensions, gaps between their elements, some
 // of them backwards; an input may also repeat a dimension.
@@ -69,17 +61,6 @@ void each_element(const Dims& sizes, const Layout& layout, const Visit& visit) {
       for (std::int64_t x = 0; x < sizes[2]; ++x)
         for (std::int64_t c = 0; c < sizes[3]; ++c)
           visit(layout.origin + n * s[0] + y * s[1] + x * s[2] + c * s[3]);
-}
-
-void run_on_threads(int threads, std::int64_t count,
-                    const std::function<void(std::int64_t)>& task) {
-  std::atomic<std::int64_t> next{0};
-  const auto work = [&] {
-    for (std::int64_t i; (i = next.fetch_add(1)) < count;) task(i);
-  };
-  std::vector<std::jthread> helpers;
-  for (int i = 1; i < threads; ++i) helpers.emplace_back(work);
-  work();
 }
 
 void require_refusal(const Source& source, const Target& target, const Parameters& parameters) {

@@ -17,11 +17,17 @@ from perfkit.strategies.base import Device, Mesh
 
 RANKS = 2
 JOIN_S = 180.0
+# Imported once by the server that all ranks are forked off, and not for seconds by each of them.
+SHARED = ["perfkit.engine.cell"]
 
 
 def on_two_ranks(function: Callable[[Mesh], Any], folder: Path) -> list[Any]:
-    """Return what ``function``, of the top of a module, returns on each of two CPU ranks."""
-    context = multiprocessing.get_context("spawn")
+    """Return what ``function``, of the top of a module, returns on each of two CPU ranks.
+
+    The ranks have neither the environment variables nor the stderr of the test that asks.
+    """
+    multiprocessing.set_forkserver_preload(SHARED)
+    context = multiprocessing.get_context("forkserver")
     port = free_port()
     processes = [
         context.Process(target=_run, args=(function, rank, port, folder), daemon=True)

@@ -1,17 +1,20 @@
-"""A small ViT: torchvision's, and the same under the names of Hugging Face's transformers.
+"""A small ViT: torchvision's, with SE, and under the names of Hugging Face's transformers.
 
-The latter is written from the architecture (Dosovitskiy et al., 2021), with separate query, key
+The last is written from the architecture (Dosovitskiy et al., 2021), with separate query, key
 and value: an oracle for the conversion of weights to torchvision's layout.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from perfkit.models import vit_b_16
+from perfkit.core.config import Ops
+from perfkit.models import vit_b_16, vit_b_16_se
 from perfkit.models.registry import Architecture
 
 IMAGE, PATCH, WIDTH, HEADS, INNER, LAYERS = 48, 16, 8, 2, 12, 2
@@ -20,7 +23,7 @@ EPS = 1e-6
 State = dict[str, Tensor]
 
 
-def build(num_classes: int, image_size: int) -> nn.Module:
+def build(num_classes: int, image_size: int, ops: Ops = "fused") -> nn.Module:
     """Return torchvision's model, all its weights random."""
     model: nn.Module = VisionTransformer(
         image_size=image_size,
@@ -43,6 +46,19 @@ SMALL_VIT = Architecture(
     head="heads.head.",
     size_step=PATCH,
     adapted=vit_b_16.adapted,
+)
+
+
+def build_se(num_classes: int, image_size: int, ops: Ops = "fused") -> nn.Module:
+    """Return the same with SE, all its weights random."""
+    model = vit_b_16_se.with_squeeze_excite(build(num_classes, image_size), ops)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+SMALL_VIT_SE = replace(
+    SMALL_VIT, name="vit_b_16_se", build=build_se, has_squeeze_excite=True, added=".se."
 )
 
 

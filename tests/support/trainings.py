@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -41,13 +42,19 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 def train_here(*flags: str) -> int:
     """Train as the only rank of a launcher in this process and folder; return the exit code."""
+    return rank_here(train, *flags)
+
+
+def rank_here(command: ModuleType, *flags: str) -> int:
+    """Be the only rank of a run of ``command`` in this process and folder; return the exit code."""
     place = Place("torchrun", 0, 1, 0, 1, "127.0.0.1", 0)
 
     def be_rank(_: Any) -> int:
-        train._be_rank(train.parse(flags), place)
+        command._be_rank(command.parse(flags), place)
         return 0
 
     with restored_settings():
+        os.environ["PYTHONPATH"] = str(SUPPORT)  # for processes that the rank starts
         return cli.run(be_rank)
 
 

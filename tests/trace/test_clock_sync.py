@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
-import torch.multiprocessing
+from ranks import on_two_ranks
 
+from perfkit.strategies.base import Mesh
 from perfkit.trace import clock_sync
 from perfkit.trace.clock_sync import estimate_offset, measure_clock_offset
 
@@ -32,28 +31,19 @@ def test_the_error_is_within_the_bound_however_uneven_the_delays(
         assert offset.shift_us == pytest.approx(true_offset_us, abs=0.001)
 
 
-def _measure(rank: int, folder: Path) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2
-    )
-    group = dist.group.WORLD
-    assert group is not None
-    on_one_host = measure_clock_offset(group)
-    clock_sync._host = lambda: (f"node{rank}", "")
-    as_on_two_hosts = measure_clock_offset(group)
-    results = [
-        (offset.shift_us, offset.error_bound_us) for offset in (on_one_host, as_on_two_hosts)
-    ]
-    (folder / f"rank{rank}.json").write_text(json.dumps(results))
-    dist.destroy_process_group()
+def offsets(mesh: Mesh) -> list[tuple[float, float]]:
+    assert mesh.group is not None
+    on_one_host = measure_clock_offset(mesh.group)
+    clock_sync._host = lambda: (f"node{mesh.rank}", "")
+    as_on_two_hosts = measure_clock_offset(mesh.group)
+    return [(found.shift_us, found.error_bound_us) for found in (on_one_host, as_on_two_hosts)]
 
 
 def test_ranks_of_one_host_differ_by_zero_and_a_measurement_contains_it(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_measure, args=(tmp_path,), nprocs=2)
-    by_rank = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    by_rank = on_two_ranks(offsets, tmp_path)
     for on_one_host, _ in by_rank:
-        assert on_one_host == [0.0, 0.0]
-    assert by_rank[0][1] == [0.0, 0.0]
+        assert on_one_host == (0.0, 0.0)
+    assert by_rank[0][1] == (0.0, 0.0)
     shift_us, error_bound_us = by_rank[1][1]
     assert error_bound_us > 0
     assert abs(shift_us) <= error_bound_us

@@ -103,9 +103,9 @@ def test_a_file_of_unknown_rank_is_not_taken_for_several(captured: list[Path]) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b'{"traceEvents": []}')[:-12], "damaged or cut off"),
-        (gzip.compress(b'{"traceEvents": []}')[:9] + b"\xff" * 20, "damaged or cut off"),
-        (gzip.compress(b'{"traceEvents": [{"ph'), "JSON is damaged"),
+        (gzip.compress(b'{"traceEvents": []}', mtime=0)[:-12], "damaged or cut off"),
+        (gzip.compress(b'{"traceEvents": []}', mtime=0)[:9] + b"\xff" * 20, "damaged or cut off"),
+        (gzip.compress(b'{"traceEvents": [{"ph', mtime=0), "JSON is damaged"),
         (b"", "JSON is damaged"),
         (b"[]", "no torch.profiler trace"),
         (b'{"a": 1}', "no torch.profiler trace"),

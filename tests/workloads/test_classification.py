@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from small_vit import hugging_face_state
+from torch import nn
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
+from perfkit.ops import SqueezeExcite
 from perfkit.workloads.base import stages_of
 from perfkit.workloads.classification import ImageClassification, inverse_counts
 from perfkit.workloads.forensics import Forensics
@@ -62,6 +64,38 @@ def test_weights_are_loaded_into_a_new_model_and_say_how_images_are_normalised(
         other.model()
 
 
+@BOTH
+def test_weights_of_the_plain_network_start_one_with_se_and_what_they_lack_is_told(
+    workload: type[ImageClassification], tmp_path: Path
+) -> None:
+    pretrained = workload(resolved(model="resnet18")).model()
+    torch.save(pretrained.state_dict(), tmp_path / "resnet18.pth")
+    for model, lacking in (("resnet18_se", 16), ("resnet18", 0)):
+        started = workload(resolved(model=model, weights=tmp_path / "resnet18.pth"))
+        found = started.model()
+        assert len(started.new_parameters) == lacking
+        assert torch.equal(found.get_parameter("conv1.weight"), pretrained.conv1.weight)
+
+
+@pytest.mark.parametrize("ops", ["fused", "reference"])
+def test_the_model_is_built_with_the_operators_that_are_asked_for(ops: str) -> None:
+    for name in ("medical_cnn", "resnet18_se"):
+        model = Glaucoma(resolved(model=name, ops=ops)).model()
+        assert {m.ops for m in model.modules() if isinstance(m, SqueezeExcite)} == {ops}
+
+
+def test_a_workload_says_whether_its_model_has_se() -> None:
+    class Own(Glaucoma):
+        def model(self) -> nn.Module:
+            return nn.Linear(1, 1)
+
+    assert Glaucoma.has_squeeze_excite(RunConfig())
+    assert not Forensics.has_squeeze_excite(RunConfig())
+    assert not Own.has_squeeze_excite(RunConfig())
+    for name, expected in {"vit_b_16": False, "vit_b_16_se": True, "unheard-of": False}.items():
+        assert Forensics.has_squeeze_excite(RunConfig(model=name)) == expected
+
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -70,8 +104,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     [
         (Forensics, "medical_cnn"),
         (Forensics, "vit_b_16"),
-        (Glaucoma, "resnet18"),
-        (Glaucoma, "vit_b_16"),
+        (Glaucoma, "resnet18_se"),
+        (Glaucoma, "vit_b_16_se"),
     ],
 )
 def test_any_model_goes_with_any_workload_and_is_cut_into_stages(
@@ -86,7 +120,7 @@ def test_any_model_goes_with_any_workload_and_is_cut_into_stages(
     assert torch.isfinite(losses).all()
     stages = stages_of(system, model)  # type: ignore[arg-type]
     assert stages is not None
-    assert len(stages) == {"medical_cnn": 5, "resnet18": 5, "vit_b_16": 14}[name]
+    assert len(stages) == (14 if name.startswith("vit") else 5)
 
 
 @BOTH

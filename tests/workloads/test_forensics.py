@@ -67,7 +67,9 @@ def test_the_loss_is_cross_entropy_with_equal_weights(
     [
         (None, ResNet, Adam, 1e-4, 0),
         ("resnet18", ResNet, Adam, 1e-4, 0),
+        ("resnet18_se", ResNet, Adam, 1e-4, 0),
         ("vit_b_16", VisionTransformer, AdamW, 5e-5, 0.01),
+        ("vit_b_16_se", VisionTransformer, AdamW, 5e-5, 0.01),
     ],
 )
 def test_each_model_has_its_published_optimiser_and_a_constant_learning_rate(

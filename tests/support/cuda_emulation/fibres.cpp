@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -20,7 +21,7 @@ __attribute__((weak)) void __tsan_acquire(void* address);
 __attribute__((weak)) void __tsan_release(void* address);
 }
 
-__thread dim3 threadIdx, blockIdx, gridDim;
+__thread dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_emulation {
 
@@ -30,8 +31,10 @@ namespace {
 
 constexpr unsigned kLanes = 32, kMostThreads = 256;
 constexpr unsigned kNoOrder = 1;  // __tsan_switch_to_fiber_no_sync
-// Neighbouring blocks must not be on one system thread: what it runs is ordered.
-constexpr unsigned kSystemThreads = 2;
+constexpr unsigned kMostBlocks = 8;  // of a cluster
+// Neighbouring clusters must not be on the same system threads: what one runs is ordered. Each of a
+// cluster's blocks has a system thread of its own.
+constexpr unsigned kStreams = 2;
 constexpr std::size_t kStackBytes = 64 << 10;
 
 [[noreturn]] void fail(const char* what) {
@@ -46,7 +49,14 @@ void release(void* address) {
   if (__tsan_release != nullptr) __tsan_release(address);
 }
 
-enum class State { ready, at_block_barrier, at_warp_barrier, done };
+enum class State { ready, at_block_barrier, at_warp_barrier, at_cluster_barrier, done };
+
+// What the blocks of a cluster have in common, for one cluster after another.
+struct Cluster {
+  std::atomic<unsigned long> arrivals[kMostBlocks];  // at cluster barriers, of a block's threads
+  SharedMemory memory[kMostBlocks];
+  char keys[2];
+};
 
 struct Fibre {
   ucontext_t context;
@@ -54,6 +64,7 @@ struct Fibre {
   State state = State::ready;
   const Barrier* barrier = nullptr;  // that it waits at, unless a warp's
   unsigned barriers = 0, shuffles = 0;  // passed in this block
+  unsigned long arrivals = 0;           // at cluster barriers, in this grid
 };
 
 unsigned count(dim3 blocks) { return blocks.x * blocks.y * blocks.z; }
@@ -67,22 +78,29 @@ class Blocks {
     void* stacks = mmap(nullptr, kMostThreads * kStackBytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (stacks == MAP_FAILED) fail("no memory for stacks");
-    char* stack = static_cast<char*>(stacks);
-    for (Fibre& fibre : fibres_) prepare(fibre, std::exchange(stack, stack + kStackBytes));
+    stacks_ = static_cast<char*>(stacks);
   }
 
-  // Blocks first, first + kSystemThreads, ...
-  void run(unsigned first, dim3 blocks, unsigned threads, std::size_t shared_bytes,
-           const std::function<void()>& thread) {
+  // The block of this rank in the clusters first, first + kStreams, ...
+  void run(Cluster& cluster, unsigned rank, unsigned first, dim3 blocks, unsigned cluster_blocks,
+           unsigned threads, std::size_t shared_bytes, const std::function<void()>& thread) {
     if (threads > kMostThreads || threads % kLanes != 0) fail("blocks of a size not provided for");
     if (shared_bytes > shared_memory().bytes) fail("more shared memory than there is");
     if (__tsan_create_fiber != nullptr) own_tsan_ = __tsan_get_current_fiber();
+    for (; made_ < threads; ++made_) prepare(fibres_[made_], stacks_ + made_ * kStackBytes);
+    for (Fibre& fibre : fibres_) fibre.arrivals = 0;
+    cluster_ = &cluster;
+    rank_ = rank;
+    cluster_blocks_ = cluster_blocks;
+    cluster.memory[rank] = shared_memory();
     threads_ = threads;
     shared_bytes_ = shared_bytes;
     thread_ = &thread;
     current_ = this;
     gridDim = blocks;
-    for (unsigned block = first; block < count(blocks); block += kSystemThreads) {
+    blockDim = {threads, 1, 1};
+    for (unsigned block = first * cluster_blocks + rank; block < count(blocks);
+         block += kStreams * cluster_blocks) {
       blockIdx = {block % blocks.x, block / blocks.x % blocks.y, block / blocks.x / blocks.y};
       run_block(block);
     }
@@ -102,6 +120,22 @@ class Blocks {
       acquire(key);
       ++fibre.barriers;
     }
+  }
+
+  void arrive_at_cluster() {
+    release(&cluster_->keys[fibres_[running_].arrivals++ % 2]);
+    cluster_->arrivals[rank_]++;
+  }
+
+  void wait_for_cluster() {
+    const unsigned long arrivals = fibres_[running_].arrivals;
+    wait(State::at_cluster_barrier, nullptr);
+    acquire(&cluster_->keys[(arrivals - 1) % 2]);
+  }
+
+  void* in_block_of_cluster(const void* shared, unsigned block) {
+    const auto offset = static_cast<const unsigned char*>(shared) - cluster_->memory[rank_].data;
+    return cluster_->memory[block].data + offset;
   }
 
   int from_lane(int value, unsigned source) {
@@ -162,7 +196,7 @@ class Blocks {
         if (fibre.tsan != nullptr) __tsan_switch_to_fiber(fibre.tsan, kNoOrder);
         swapcontext(&scheduler_, &fibre.context);
       }
-    } while (let_warps_go() || let_block_go());
+    } while (let_warps_go() || let_cluster_go() || let_block_go());
     acquire(&end_);
     for (std::size_t i = shared_bytes_; i < shared.bytes; ++i) {
       if (shared.data[i] != kBeyond) fail("a write beyond the shared memory");
@@ -179,6 +213,23 @@ class Blocks {
       if (waiting == 0) continue;
       if (waiting != kLanes) fail("lanes of a warp part ways before a shuffle");
       for (unsigned i = warp; i < warp + kLanes; ++i) fibres_[i].state = State::ready;
+      went = true;
+    }
+    return went;
+  }
+
+  bool let_cluster_go() {
+    bool went = false;
+    for (unsigned i = 0; i < threads_; ++i) {
+      if (fibres_[i].state != State::at_cluster_barrier) continue;
+      const unsigned long awaited = fibres_[i].arrivals * threads_;
+      if (cluster_->arrivals[rank_] < awaited) {
+        fail("threads of a block wait for a cluster at which others have not arrived");
+      }
+      for (unsigned block = 0; block < cluster_blocks_; ++block) {
+        while (cluster_->arrivals[block] < awaited) std::this_thread::yield();
+      }
+      fibres_[i].state = State::ready;
       went = true;
     }
     return went;
@@ -203,7 +254,10 @@ class Blocks {
   static constexpr unsigned char kBeyond = 0xbd;
   static thread_local Blocks* current_;
 
-  unsigned threads_ = 0;
+  char* stacks_;
+  unsigned made_ = 0, threads_ = 0;
+  Cluster* cluster_ = nullptr;
+  unsigned rank_ = 0, cluster_blocks_ = 1;
   std::size_t shared_bytes_ = 0;
   const std::function<void()>* thread_ = nullptr;
   Fibre fibres_[kMostThreads];
@@ -218,21 +272,42 @@ thread_local Blocks* Blocks::current_ = nullptr;
 
 }  // namespace
 
-void run_grid(dim3 blocks, unsigned threads, std::size_t shared_bytes,
+void run_grid(dim3 blocks, unsigned cluster, unsigned threads, std::size_t shared_bytes,
               const std::function<void()>& thread) {
-  static Blocks kept[kSystemThreads];
+  static Blocks kept[kStreams][kMostBlocks];
+  Cluster clusters[kStreams]{};
   std::vector<std::thread> system_threads;
-  for (unsigned first = 0; first < std::min(kSystemThreads, count(blocks)); ++first) {
-    system_threads.emplace_back(
-        [=, &thread] { kept[first].run(first, blocks, threads, shared_bytes, thread); });
+  for (unsigned first = 0; first < std::min(kStreams, count(blocks) / cluster); ++first) {
+    for (unsigned rank = 0; rank < cluster; ++rank) {
+      system_threads.emplace_back([=, &thread, &clusters] {
+        kept[first][rank].run(clusters[first], rank, first, blocks, cluster, threads, shared_bytes,
+                              thread);
+      });
+    }
   }
   for (std::thread& one : system_threads) one.join();
 }
 
+namespace {
+
+bool is_removed(const Barrier& barrier) {
+  return barrier.line == removed_barrier.line && barrier.file.ends_with(removed_barrier.file);
+}
+
+}  // namespace
+
 void wait_for_block(const Barrier& barrier) {
-  const bool is_removed =
-      barrier.line == removed_barrier.line && barrier.file.ends_with(removed_barrier.file);
-  if (!is_removed) Blocks::current().wait(State::at_block_barrier, &barrier);
+  if (!is_removed(barrier)) Blocks::current().wait(State::at_block_barrier, &barrier);
+}
+
+void arrive_at_cluster() { Blocks::current().arrive_at_cluster(); }
+
+void wait_for_cluster(const Barrier& barrier) {
+  if (!is_removed(barrier)) Blocks::current().wait_for_cluster();
+}
+
+void* in_block_of_cluster(const void* shared, unsigned block) {
+  return Blocks::current().in_block_of_cluster(shared, block);
 }
 
 int from_lane(int value, unsigned source) { return Blocks::current().from_lane(value, source); }

@@ -6,8 +6,7 @@
 // each result. FILE and LINE are those of a barrier that is passed over.
 #include "clahe_gamma_median/cuda.cu"
 
-#include <cstdio>
-#include <cstdlib>
+#include "memory.h"
 
 namespace perfkit::clahe_gamma_median::cuda {
 
@@ -18,8 +17,8 @@ alignas(256) __thread uint4 block_memory[3072];
 namespace perfkit::clahe_gamma_median {
 namespace {
 
+using cuda_emulation::Memory;
 using std::int64_t;
-using std::uint8_t;
 
 // The fields of a case, in the order of the file.
 struct Strided {
@@ -32,44 +31,6 @@ struct Case {
   int64_t count, height, width, channels, columns, rows, element, values_bytes;
   double clip_limit;
   Strided in, out;
-};
-
-std::FILE* opened(const char* path, const char* mode) {
-  std::FILE* file = std::fopen(path, mode);
-  if (file == nullptr) {
-    std::perror(path);
-    std::exit(2);
-  }
-  return file;
-}
-
-// Heap memory of exactly `bytes`, so that AddressSanitizer sees its ends.
-class Memory {
- public:
-  explicit Memory(int64_t bytes, int64_t shift = 0)
-      : shift_(shift),
-        bytes_(static_cast<std::size_t>(bytes)),
-        data_(static_cast<uint8_t*>(std::malloc(bytes_ + static_cast<std::size_t>(shift)))) {
-    if (data_ == nullptr) std::abort();
-    std::memset(data_, 0xa5, bytes_ + static_cast<std::size_t>(shift));
-  }
-  ~Memory() { std::free(data_); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  uint8_t* get() const { return data_ + shift_; }
-
-  void read(std::FILE* file) const {
-    if (bytes_ != 0 && std::fread(get(), bytes_, 1, file) != 1) std::abort();
-  }
-  void write(std::FILE* file) const {
-    if (bytes_ != 0 && std::fwrite(get(), bytes_, 1, file) != 1) std::abort();
-  }
-
- private:
-  int64_t shift_;
-  std::size_t bytes_;
-  uint8_t* data_;
 };
 
 void run(const Case& one, std::FILE* cases, std::FILE* results) {
@@ -107,8 +68,8 @@ int main(int count, char** arguments) {
   using namespace perfkit::clahe_gamma_median;
   if (count < 3) return 2;
   if (count > 4) cuda_emulation::removed_barrier = {arguments[3], std::atoi(arguments[4])};
-  std::FILE* cases = opened(arguments[1], "rb");
-  std::FILE* results = opened(arguments[2], "wb");
+  std::FILE* cases = cuda_emulation::opened(arguments[1], "rb");
+  std::FILE* results = cuda_emulation::opened(arguments[2], "wb");
   for (Case one; std::fread(&one, sizeof one, 1, cases) == 1;) run(one, cases, results);
   std::fclose(cases);
   return std::fclose(results) == 0 ? 0 : 2;

@@ -1,0 +1,244 @@
+"""Squeeze-and-Excitation on the CPU, beside eager torch, torch.compile and a copy, in the same run.
+
+``python bench/squeeze.py`` measures all shapes and prints the table of docs/results; with the
+fields of Setup as JSON it measures one and prints facts, which is how ``cases.py`` calls it: a
+process of its own has torch's threads and torch.compile's caches to itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perfkit.core.stats import Interval, ratio_interval
+from perfkit.measure.paired import time_paired
+
+BATCH = 32
+REDUCTION = 16
+# Of x: read and written by the forward where the second reading finds it in cache; the backward
+# reads x and the gradient and writes one.
+TENSORS_MOVED = {"forward": 2, "training": 5}
+SHORTEST_S = 0.02  # a timed round takes about so long, if not longer
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One measurement; ``training`` is forward and backward with all gradients."""
+
+    shape: tuple[int, ...]
+    layout: str = "nchw"  # or "nhwc"; tokens have one only
+    residual: bool = False  # with a ReLU after it
+    threads: int = 2
+    rounds: int = 30
+
+    @property
+    def name(self) -> str:
+        """As in the table; "-residual" has a ReLU too."""
+        layout = "tokens" if len(self.shape) == 3 else self.layout
+        form = "-residual" if self.residual else ""
+        return f"{'x'.join(map(str, self.shape[1:]))}-{layout}{form}"
+
+
+_IMAGES = (
+    *((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)),
+    *((256, 28, 28), (96, 112, 112)),
+)
+PLAIN = (
+    *(Setup((BATCH, *shape), layout) for shape in _IMAGES for layout in ("nchw", "nhwc")),
+    Setup((BATCH, 197, 768)),
+)
+# As in ResNet18: the shapes of its four stages.
+WITH_RESIDUAL = tuple(Setup((BATCH, *shape), residual=True) for shape in _IMAGES[:4])
+
+
+@cache
+def measure(setup: Setup) -> dict[str, Any]:
+    """Run ``setup`` in a fresh process and return what ``main`` returns."""
+    done = subprocess.run(
+        [sys.executable, __file__, json.dumps(asdict(setup))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
+
+
+def main(setup: Setup) -> dict[str, Any]:
+    """Measure, and return the samples in seconds: kind -> name -> a value a round."""
+    from perfkit.ops import build_info, squeeze_excite
+    from perfkit.ops.reference.squeeze_excite import squeeze_excite as eager
+
+    torch.set_num_threads(setup.threads)
+    torch.manual_seed(0)
+    arguments, options, gradient = _inputs(setup)
+    ways: dict[str, Callable[..., Tensor]] = {
+        "perfkit": squeeze_excite,
+        "compile": torch.compile(eager, dynamic=False),
+        "eager": eager,
+    }
+    for name, way in ways.items():
+        _check(name, way, arguments, options)
+
+    leaves = [x for x in (*arguments, *options.values()) if isinstance(x, Tensor)]
+
+    def train(way: Callable[..., Tensor]) -> None:
+        way(*arguments, **options).backward(gradient)
+        for leaf in leaves:
+            leaf.grad = None
+
+    def infer(way: Callable[..., Tensor]) -> None:
+        with torch.no_grad():
+            way(*arguments, **options)
+
+    kinds: dict[str, dict[str, list[float]]] = {}
+    for kind, run in (("training", train), ("forward", infer)):
+        # Bound to `run` now, not when called.
+        callables = {name: (lambda way=way, run=run: run(way)) for name, way in ways.items()}
+        callables["clone"] = lambda: arguments[0].detach().clone()
+        once = time_paired(callables, rounds=3)
+        calls = math.ceil(SHORTEST_S / min(once.call_s["perfkit"]))
+        times = time_paired(callables, rounds=setup.rounds, calls=calls, warmup=3)
+        kinds[kind] = dict(times.call_s)
+    return {"call_s": kinds, "bytes": gradient.nbytes, "isa": build_info().isa}
+
+
+def _inputs(setup: Setup) -> tuple[tuple[Tensor | None, ...], dict[str, Any], Tensor]:
+    tokens = len(setup.shape) == 3
+    channels = setup.shape[2 if tokens else 1]
+    layout = torch.channels_last if setup.layout == "nhwc" else torch.contiguous_format
+
+    def images() -> Tensor:
+        return torch.randn(setup.shape).contiguous(memory_format=layout)
+
+    w1 = torch.randn(channels // REDUCTION, channels) / channels**0.5
+    w2 = torch.randn(channels, channels // REDUCTION)
+    options: dict[str, Any] = {}
+    if setup.residual:
+        options = {"residual": images().requires_grad_(), "activation": "relu"}
+    layers = (w1.requires_grad_(), None, w2.requires_grad_(), None)
+    return (images().requires_grad_(), *layers), options, images()
+
+
+def _check(name: str, way: Callable[..., Tensor], arguments: Any, options: Any) -> None:
+    """Refuse to time what computes something else: against float64."""
+    from perfkit.ops.reference.squeeze_excite import squeeze_excite as eager
+
+    wide = [None if x is None else x.detach().double() for x in arguments]
+    residual = options.get("residual")
+    exact = eager(
+        *wide,
+        residual=None if residual is None else residual.detach().double(),
+        activation=options.get("activation"),
+    )
+    error = (way(*arguments, **options).detach() - exact).abs().max().item()
+    if not error < 1e-5:
+        raise RuntimeError(f"{name} is off by {error:g}")
+
+
+def quiet(facts: dict[str, Any], kind: str, other: str) -> float:
+    """Return how many times as long the other takes, in the fastest rounds of each."""
+    times = facts["call_s"][kind]
+    return min(times[other]) / min(times["perfkit"])
+
+
+def paired(facts: dict[str, Any], kind: str, other: str) -> Interval:
+    """Return how many times as long the other takes, within rounds."""
+    times = facts["call_s"][kind]
+    return ratio_interval(times[other], times["perfkit"])
+
+
+def clones(facts: dict[str, Any], kind: str) -> float:
+    """Return how many clones of x fit into a call, in the fastest rounds of each."""
+    times = facts["call_s"][kind]
+    return min(times["perfkit"]) / min(times["clone"])
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the geometric mean."""
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def finding(setup: Setup, facts: dict[str, Any]) -> str:
+    """Return in one line how fast, how much faster, and how far from the floor."""
+    words = [f"{setup.name}, batch {BATCH}, {setup.threads} threads, {facts['isa']}"]
+    for kind, moved in TENSORS_MOVED.items():
+        times = facts["call_s"][kind]
+        copied = facts["bytes"] * 2 / min(times["clone"])
+        moved_bytes = facts["bytes"] * moved
+        floor_s = moved_bytes / copied
+        ratio = paired(facts, kind, "compile")
+        words.append(
+            f"{kind} {min(times['perfkit']) * 1e3:.2f} ms = {clones(facts, kind):.2f} clones: "
+            f"{quiet(facts, kind, 'compile'):.2f}x torch.compile and "
+            f"{quiet(facts, kind, 'eager'):.2f}x eager on quiet figures, "
+            f"{ratio.estimate:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] torch.compile paired; "
+            f"{moved_bytes / 1e6:.0f} MB at {copied / 1e9:.1f} GB/s are {floor_s * 1e3:.2f} ms: "
+            f"{min(times['perfkit']) / floor_s:.2f} times that floor"
+        )
+    return "; ".join(words)
+
+
+def summary() -> tuple[str, list[float]]:
+    """Return the means over the shapes of the plain form, and each one's gain over the best."""
+    all_facts = [measure(setup) for setup in PLAIN]
+    over_compile = [quiet(facts, "training", "compile") for facts in all_facts]
+    over_eager = [quiet(facts, "training", "eager") for facts in all_facts]
+    forward = [quiet(facts, "forward", "compile") for facts in all_facts]
+    over_best = [min(pair) for pair in zip(over_compile, over_eager, strict=True)]
+    words = (
+        f"geometric mean over {len(PLAIN)} shapes and layouts, quiet figures: training "
+        f"{geometric_mean(over_compile):.2f}x torch.compile (limit 1.25x, aim 1.5x), "
+        f"{geometric_mean(over_eager):.2f}x eager (limit 2x), forward "
+        f"{geometric_mean(forward):.2f}x torch.compile (limit 1.25x); least "
+        f"{min(over_best):.2f}x the faster of the two (limit 1x, aim 1.2x)"
+    )
+    return words, over_best
+
+
+def table() -> str:
+    """Return all measurements as Markdown."""
+    lines = [
+        "| shape | clone, ms | perfkit, ms | clones | x compile | paired, 95 % | x eager "
+        "| forward, ms | clones | x compile | x eager |",
+        "| --- " * 11 + "|",
+    ]
+    for setup in (*PLAIN, *WITH_RESIDUAL):
+        facts = measure(setup)
+        training, forward = facts["call_s"]["training"], facts["call_s"]["forward"]
+        ratio = paired(facts, "training", "compile")
+        cells = (
+            setup.name,
+            f"{min(training['clone']) * 1e3:.2f}",
+            f"{min(training['perfkit']) * 1e3:.2f}",
+            f"{clones(facts, 'training'):.2f}",
+            f"**{quiet(facts, 'training', 'compile'):.2f}**",
+            f"{ratio.estimate:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
+            f"{quiet(facts, 'training', 'eager'):.2f}",
+            f"{min(forward['perfkit']) * 1e3:.2f}",
+            f"{clones(facts, 'forward'):.2f}",
+            f"{quiet(facts, 'forward', 'compile'):.2f}",
+            f"{quiet(facts, 'forward', 'eager'):.2f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", summary()[0]])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        print(table())
+    else:
+        fields = json.loads(sys.argv[1])
+        print(json.dumps(main(Setup(**fields | {"shape": tuple(fields["shape"])}))))

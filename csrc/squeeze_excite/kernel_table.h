@@ -1,0 +1,38 @@
+// What an instruction set provides: the operator on the samples [begin, end), and the sums over
+// samples that make gradients of weights. Written once, in kernels.h, and compiled for each.
+#pragma once
+
+#include <cstdint>
+
+#include "squeeze_excite.h"
+
+namespace perfkit::squeeze_excite {
+
+// The layers in Real, the second one transposed: every loop then runs along channels.
+template <class Pointer>
+struct RealLayers {
+  Pointer w1 = nullptr;             // [R, C]
+  Pointer b1 = nullptr;             // [R]
+  Pointer w2_transposed = nullptr;  // [R, C]
+  Pointer b2 = nullptr;             // [C]
+};
+using Weights = RealLayers<const void*>;
+using Gradients = RealLayers<void*>;  // nullptr: not asked for
+
+struct Kernels {
+  // `workspace`: 2C of Real.
+  void (*forward)(const Forward&, const Weights&, std::int64_t begin, std::int64_t end,
+                  void* workspace);
+  // Leaves d2 and d1 in `slopes`, Real [N, C + R].
+  void (*backward)(const Backward&, const Weights&, void* slopes, std::int64_t begin,
+                   std::int64_t end, void* workspace);
+  // Rows [begin, end) of R of the gradients.
+  void (*layers)(const Backward&, const void* slopes, const Gradients&, std::int64_t begin,
+                 std::int64_t end);
+};
+
+Kernels scalar_kernels(const Shape&, Element, bool has_residual, bool has_relu);
+Kernels avx2_kernels(const Shape&, Element, bool has_residual, bool has_relu);
+Kernels avx512_kernels(const Shape&, Element, bool has_residual, bool has_relu);
+
+}  // namespace perfkit::squeeze_excite

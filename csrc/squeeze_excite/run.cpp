@@ -1,0 +1,131 @@
+// The operator on the CPU: which kernels, how the work is spread, and the memory that it needs.
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+
+#include "../isa.h"
+#include "kernel_table.h"
+#include "layers.h"
+#include "squeeze_excite.h"
+
+namespace perfkit::squeeze_excite {
+namespace {
+
+constexpr std::int64_t kGrain = 32768;  // elements that are worth another thread
+
+Kernels kernels_for(const Shape& shape, Element element, bool has_residual, bool has_relu) {
+#if defined(__x86_64__)
+  if (element != Element::f64) {
+    if (isa() >= Isa::avx512) return avx512_kernels(shape, element, has_residual, has_relu);
+    if (isa() >= Isa::avx2) return avx2_kernels(shape, element, has_residual, has_relu);
+  }
+#endif
+  return scalar_kernels(shape, element, has_residual, has_relu);
+}
+
+// Memory for numbers of type Real, not initialised.
+class Buffer {
+ public:
+  Buffer(Element element, std::int64_t count)
+      : bytes_(new std::byte[static_cast<std::size_t>(count * bytes_of(real_of(element)))]) {}
+  void* get() const { return bytes_.get(); }
+
+ private:
+  std::unique_ptr<std::byte[]> bytes_;
+};
+
+// A matrix of the layers as the kernels want it: in Real, w2 transposed. Where it is so already it
+// stays where it is.
+class Matrix {
+ public:
+  Matrix(Element element, const void* outside, std::int64_t rows, std::int64_t columns,
+         bool transpose)
+      : element_(element), rows_(rows), columns_(columns), transpose_(transpose),
+        outside_(outside), copy_(element, is_copied() ? rows * columns : 0) {}
+
+  void* get() const { return is_copied() ? copy_.get() : const_cast<void*>(outside_); }
+
+  const void* read() const {
+    if (is_copied()) {
+      copy_matrix(outside_, element_, copy_.get(), real_of(element_), rows_, columns_, transpose_);
+    }
+    return get();
+  }
+  void write() const {
+    if (is_copied()) {
+      copy_matrix(copy_.get(), real_of(element_), const_cast<void*>(outside_), element_,
+                  transpose_ ? columns_ : rows_, transpose_ ? rows_ : columns_, transpose_);
+    }
+  }
+
+ private:
+  bool is_copied() const {
+    return outside_ != nullptr && (transpose_ || element_ != real_of(element_));
+  }
+
+  Element element_;
+  std::int64_t rows_, columns_;
+  bool transpose_;
+  const void* outside_;  // [rows, columns]
+  Buffer copy_;
+};
+
+// Both layers, or their gradients.
+struct Matrices {
+  Matrix w1, b1, w2, b2;
+  Matrices(const Shape& shape, Element element, const void* w1, const void* b1, const void* w2,
+           const void* b2)
+      : w1(element, w1, shape.hidden, shape.channels, false),
+        b1(element, b1, 1, shape.hidden, false),
+        w2(element, w2, shape.channels, shape.hidden, true),
+        b2(element, b2, 1, shape.channels, false) {}
+};
+
+Weights weights_of(const Matrices& layers) {
+  return {layers.w1.read(), layers.b1.read(), layers.w2.read(), layers.b2.read()};
+}
+
+std::int64_t grain_of(const Shape& shape) {
+  return std::max<std::int64_t>(1, kGrain / (shape.channels * shape.pixels));
+}
+
+}  // namespace
+
+void run(const Forward& call, const Parallel& parallel) {
+  const Shape& shape = call.shape;
+  const Kernels kernels =
+      kernels_for(shape, call.element, call.residual != nullptr, call.relu);
+  const Matrices layers(shape, call.layers.element, call.layers.w1, call.layers.b1, call.layers.w2,
+                        call.layers.b2);
+  const Weights weights = weights_of(layers);
+  parallel(shape.count, grain_of(shape), [&](std::int64_t begin, std::int64_t end) {
+    const Buffer workspace(call.element, 2 * shape.channels);
+    kernels.forward(call, weights, begin, end, workspace.get());
+  });
+}
+
+void run(const Backward& call, const Parallel& parallel) {
+  const Shape& shape = call.shape;
+  const Kernels kernels = kernels_for(shape, call.element, false, call.y != nullptr);
+  const Matrices layers(shape, call.layers.element, call.layers.w1, nullptr, call.layers.w2,
+                        nullptr);
+  const Weights weights = weights_of(layers);
+  const Buffer slopes(call.element, shape.count * (shape.channels + shape.hidden));
+  parallel(shape.count, grain_of(shape), [&](std::int64_t begin, std::int64_t end) {
+    const Buffer workspace(call.element, 2 * shape.channels);
+    kernels.backward(call, weights, slopes.get(), begin, end, workspace.get());
+  });
+
+  if (!(call.grad_w1 || call.grad_b1 || call.grad_w2 || call.grad_b2)) return;
+  const Matrices sums(shape, call.layers.element, call.grad_w1, call.grad_b1, call.grad_w2,
+                      call.grad_b2);
+  const Gradients gradients{sums.w1.get(), sums.b1.get(), sums.w2.get(), sums.b2.get()};
+  const std::int64_t row_work = shape.count * shape.channels;
+  parallel(shape.hidden, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, row_work)),
+           [&](std::int64_t begin, std::int64_t end) {
+             kernels.layers(call, slopes.get(), gradients, begin, end);
+           });
+  for (const Matrix* matrix : {&sums.w1, &sums.b1, &sums.w2, &sums.b2}) matrix->write();
+}
+
+}  // namespace perfkit::squeeze_excite

@@ -1,0 +1,174 @@
+// Walking over a sample in either layout: sums by channel, and maps with two numbers a channel.
+// Included by the file of each instruction set, which brings the lanes L; so there are no functions
+// of the standard library here, which the linker would take from any one of these files for all.
+#pragma once
+
+#include <cstdint>
+
+#include "squeeze_excite.h"
+
+namespace perfkit::squeeze_excite {
+namespace {
+
+// A whole register of elements, or the first few: how a term or a map loads and stores.
+template <class L>
+struct Whole {
+  template <class T>
+  L load(const T* from) const { return L::load(from); }
+  template <class T>
+  void store(T* to, L lanes) const { lanes.store(to); }
+};
+
+template <class L>
+struct First {
+  std::int64_t count;
+  template <class T>
+  L load(const T* from) const { return L::load(from, count); }
+  template <class T>
+  void store(T* to, L lanes) const { lanes.store(to, count); }
+};
+
+inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// Calls body(i, part) for all of [0, count) in registers, the last one perhaps in part.
+template <class L, class Body>
+void for_registers(std::int64_t count, const Body& body) {
+  std::int64_t i = 0;
+  for (; i + L::kCount <= count; i += L::kCount) body(i, Whole<L>{});
+  if (i < count) body(i, First<L>{count - i});
+}
+
+// Sum over [0, count) of term(i, part), which gives 0 beyond a part. Long sums are made of sums of
+// a few dozen: rounding grows with the depth.
+template <class L, class Term>
+typename L::Real sum(std::int64_t count, const Term& term) {
+  constexpr std::int64_t kStep = 4 * L::kCount;
+  constexpr std::int64_t kRun = 16 * kStep;
+  L total = L::all(0);
+  std::int64_t i = 0;
+  while (i + kStep <= count) {
+    const std::int64_t past = least(count, i + kRun);
+    L a = total, b = L::all(0), c = b, d = b;
+    for (a = b; i + kStep <= past; i += kStep) {
+      a = a + term(i, Whole<L>{});
+      b = b + term(i + L::kCount, Whole<L>{});
+      c = c + term(i + 2 * L::kCount, Whole<L>{});
+      d = d + term(i + 3 * L::kCount, Whole<L>{});
+    }
+    total = total + ((a + b) + (c + d));
+  }
+  L rest = L::all(0);
+  for_registers<L>(count - i, [&](std::int64_t j, auto part) { rest = rest + term(i + j, part); });
+  return (total + rest).sum();
+}
+
+// [N, C, S]: a unit is a plane.
+template <class L>
+class Planes {
+ public:
+  using Real = typename L::Real;
+
+  Planes(const Shape& shape, Real*) : channels_(shape.channels), pixels_(shape.pixels) {}
+
+  std::int64_t units() const { return channels_; }
+  // So many make up about this many elements.
+  std::int64_t units_of(std::int64_t elements) const { return 1 + elements / pixels_; }
+
+  // sums[c] of the planes [begin, end); term(offset, part) of an element of the sample.
+  template <class Term>
+  void add(std::int64_t begin, std::int64_t end, Real* sums, const Term& term) {
+    for (std::int64_t c = begin; c < end; ++c) {
+      const std::int64_t offset = c * pixels_;
+      sums[c] = sum<L>(pixels_, [&](std::int64_t s, auto part) { return term(offset + s, part); });
+    }
+  }
+
+  // map(offset, a[c], b[c], part) for all elements of the planes [begin, end).
+  template <class Map>
+  void map(std::int64_t begin, std::int64_t end, const Real* a, const Real* b,
+           const Map& map) const {
+    for (std::int64_t c = begin; c < end; ++c) {
+      const L scale = L::all(a[c]), shift = L::all(b[c]);
+      const std::int64_t offset = c * pixels_;
+      for_registers<L>(pixels_, [&](std::int64_t s, auto part) {
+        map(offset + s, scale, shift, part);
+      });
+    }
+  }
+
+ private:
+  std::int64_t channels_, pixels_;
+};
+
+// [N, S, C]: a unit is a pixel.
+template <class L>
+class Pixels {
+ public:
+  using Real = typename L::Real;
+
+  // Works in `partial` [C].
+  Pixels(const Shape& shape, Real* partial)
+      : channels_(shape.channels), pixels_(shape.pixels), partial_(partial) {}
+
+  std::int64_t units() const { return pixels_; }
+  std::int64_t units_of(std::int64_t elements) const {
+    return (1 + elements / (channels_ * kAtOnce)) * kAtOnce;
+  }
+
+  // As in Planes; `sums` is complete when the last pixel has been added.
+  template <class Term>
+  void add(std::int64_t begin, std::int64_t end, Real* sums, const Term& term) {
+    if (begin == 0) clear(sums);
+    for (std::int64_t s = begin; s < end;) {
+      if (s % kRun == 0) clear(partial_);
+      if (end - s >= kAtOnce && kRun - s % kRun >= kAtOnce) {
+        add_rows<kAtOnce>(s, term);
+        s += kAtOnce;
+      } else {
+        add_rows<1>(s, term);
+        s += 1;
+      }
+      if (s % kRun == 0 || s == pixels_) {
+        for_registers<L>(channels_, [&](std::int64_t c, auto part) {
+          part.store(sums + c, part.load(sums + c) + part.load(partial_ + c));
+        });
+      }
+    }
+  }
+
+  template <class Map>
+  void map(std::int64_t begin, std::int64_t end, const Real* a, const Real* b,
+           const Map& map) const {
+    for (std::int64_t s = begin; s < end; ++s) {
+      for_registers<L>(channels_, [&](std::int64_t c, auto part) {
+        map(s * channels_ + c, part.load(a + c), part.load(b + c), part);
+      });
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kAtOnce = 8;  // so many rows are added before memory is touched
+  static constexpr std::int64_t kRun = 128;   // as in `sum`
+
+  template <std::int64_t kRows, class Term>
+  void add_rows(std::int64_t s, const Term& term) {
+    for_registers<L>(channels_, [&](std::int64_t c, auto part) {
+      L rows[kRows];
+      for (std::int64_t i = 0; i < kRows; ++i) rows[i] = term((s + i) * channels_ + c, part);
+      for (std::int64_t half = kRows / 2; half > 0; half /= 2) {
+        for (std::int64_t i = 0; i < half; ++i) rows[i] = rows[i] + rows[i + half];
+      }
+      part.store(partial_ + c, part.load(partial_ + c) + rows[0]);
+    });
+  }
+
+  void clear(Real* sums) const {
+    for_registers<L>(channels_, [&](std::int64_t c, auto part) { part.store(sums + c, L::all(0)); });
+  }
+
+  std::int64_t channels_, pixels_;
+  Real* partial_;
+};
+
+}  // namespace
+}  // namespace perfkit::squeeze_excite

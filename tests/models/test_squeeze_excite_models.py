@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torchvision.models import vision_transformer
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
+from trainings import restored_settings
 
 from perfkit.core.config import Ops, RunConfig
 from perfkit.engine.loading import endless_batches
@@ -194,13 +195,15 @@ def test_medical_cnn_learns_from_fundus_photographs_alike_fused_and_not(data_dir
     workload = SlowGlaucoma(config)
     batches = list(islice(endless_batches(workload, config, ALONE, 8), 20))
     losses = {}
-    for ops in OPS:
-        torch.manual_seed(0)
-        model = ARCHITECTURES["medical_cnn"].build(2, 64, ops)
-        recorder = StepRecorder()
-        again = (batch for batch in batches)
-        Training(workload, model, again, ALONE, steps_per_epoch=15).run(20, recorder)
-        losses[ops] = [sample.loss for sample in recorder.samples()]
+    with restored_settings():
+        torch.set_num_threads(1)  # or two would wait for each other beside other tests
+        for ops in OPS:
+            torch.manual_seed(0)
+            model = ARCHITECTURES["medical_cnn"].build(2, 64, ops)
+            recorder = StepRecorder()
+            again = (batch for batch in batches)
+            Training(workload, model, again, ALONE, steps_per_epoch=15).run(20, recorder)
+            losses[ops] = [sample.loss for sample in recorder.samples()]
     assert losses["fused"] == pytest.approx(losses["reference"], rel=CURVE_TOLERANCE)
     assert losses["fused"][0] == pytest.approx(losses["reference"][0], rel=1e-5)
     assert losses["fused"] != losses["reference"]

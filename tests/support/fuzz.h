@@ -11,7 +11,8 @@
 inline std::mt19937_64 random_bits;
 
 inline std::int64_t draw(std::int64_t low, std::int64_t high) {
-  return low + static_cast<std::int64_t>(random_bits() % static_cast<std::uint64_t>(high - low + 1));
+  const auto count = static_cast<std::uint64_t>(high - low + 1);
+  return low + static_cast<std::int64_t>(random_bits() % count);
 }
 
 inline void run_on_threads(int threads, std::int64_t count,

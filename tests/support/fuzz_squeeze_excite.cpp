@@ -144,7 +144,9 @@ struct Sum {
     bound += term.bound;
     return *this;
   }
-  friend Sum operator*(const Sum& a, const Sum& b) { return {a.value * b.value, a.bound * b.bound}; }
+  friend Sum operator*(const Sum& a, const Sum& b) {
+    return {a.value * b.value, a.bound * b.bound};
+  }
 };
 using Sums = std::vector<Sum>;
 

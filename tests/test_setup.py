@@ -306,6 +306,7 @@ def build_ext(setup: ModuleType) -> Any:
 def test_a_build_folder_that_cannot_be_written_is_named_in_one_line(
     setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PERFKIT_CUDA", raising=False)
     monkeypatch.setattr(setup, "HERE", tmp_path)
     monkeypatch.setattr(setup, "find_torch", lambda: setup.Torch(tmp_path, "2.15.0", None))
     (tmp_path / "build").touch()

@@ -20,7 +20,7 @@ using Weights = RealLayers<const void*>;
 using Gradients = RealLayers<void*>;  // nullptr: not asked for
 
 struct Kernels {
-  // `workspace`: 2C of Real.
+  // `workspace`: 3C of Real.
   void (*forward)(const Forward&, const Weights&, std::int64_t begin, std::int64_t end,
                   void* workspace);
   // Leaves d2 and d1 in `slopes`, Real [N, C + R].

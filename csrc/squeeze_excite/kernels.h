@@ -37,15 +37,13 @@ typename L::Real dot(const typename L::Real* a, const typename L::Real* b, std::
   return sum<L>(count, [&](std::int64_t i, auto part) { return part.load(a + i) * part.load(b + i); });
 }
 
-// Sum over r of factors[r] rows[r, c .. ], on top of `start`.
+// Sum over i of factors[i] rows[i, c .. ].
 template <class L, class Part>
-L combination(L start, const typename L::Real* factors, const typename L::Real* rows,
-              std::int64_t count, std::int64_t stride, Part part) {
-  L total = start;
-  for (std::int64_t r = 0; r < count; ++r) {
-    total = L::fma(L::all(factors[r]), part.load(rows + r * stride), total);
-  }
-  return total;
+L combination(const typename L::Real* factors, std::int64_t factor_stride,
+              const typename L::Real* rows, std::int64_t row_stride, std::int64_t count, Part part) {
+  return chained(L::all(0), count, [&](std::int64_t i, L total) {
+    return L::fma(L::all(factors[i * factor_stride]), part.load(rows + i * row_stride), total);
+  });
 }
 
 // A [N, 2C + R] row of the state.
@@ -74,7 +72,7 @@ void excite(const Shape& shape, const Weights& weights, State<typename L::Real> 
   }
   for_registers<L>(channels, [&](std::int64_t c, auto part) {
     const L bias = b2 ? part.load(b2 + c) : L::all(0);
-    const L logit = combination<L>(bias, state.hidden, w2 + c, hidden, channels, part);
+    const L logit = bias + combination<L>(state.hidden, 1, w2 + c, channels, hidden, part);
     const L one = L::all(1);
     part.store(state.gate + c, one / (one + exp(L::all(0) - logit)));
   });
@@ -126,7 +124,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
   const auto* w1 = static_cast<const Real*>(weights.w1);
   const auto* w2 = static_cast<const Real*>(weights.w2_transposed);
   Layout layout(shape, static_cast<Real*>(workspace));
-  Real* shift = static_cast<Real*>(workspace) + channels;
+  Real* shift = static_cast<Real*>(workspace) + 2 * channels;
   const auto slopes = [&](std::int64_t n) {
     return static_cast<Real*>(all_slopes) + n * (channels + hidden);
   };
@@ -181,7 +179,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
     }
     const L share = L::all(Real(1) / static_cast<Real>(pixels));
     for_registers<L>(channels, [&](std::int64_t c, auto part) {
-      const L slope = combination<L>(L::all(0), d1, w1 + c, hidden, channels, part);
+      const L slope = combination<L>(d1, 1, w1 + c, channels, hidden, part);
       part.store(shift + c, slope * share);
     });
   };
@@ -203,23 +201,21 @@ void layer_rows(const Backward& call, const void* slopes, const Gradients& gradi
                        const Real* rows, std::int64_t row_stride) {
     if (to == nullptr) return;
     for_registers<L>(channels, [&](std::int64_t c, auto part) {
-      L total = L::all(0);
-      for (std::int64_t n = 0; n < count; ++n) {
-        const L factor = L::all(factors == nullptr ? Real(1) : factors[n * factor_stride]);
-        total = L::fma(factor, part.load(rows + n * row_stride + c), total);
-      }
-      part.store(static_cast<Real*>(to) + r * channels + c, total);
+      part.store(static_cast<Real*>(to) + r * channels + c,
+                 combination<L>(factors, factor_stride, rows + c, row_stride, count, part));
     });
   };
   for (std::int64_t r = begin; r < end; ++r) {
     add(gradients.w1, r, d1 + r, slope_stride, state.mean, state_stride);
     add(gradients.w2_transposed, r, state.hidden + r, state_stride, d2, slope_stride);
     if (gradients.b1 == nullptr) continue;
-    Real total = 0;
-    for (std::int64_t n = 0; n < count; ++n) total += d1[n * slope_stride + r];
-    static_cast<Real*>(gradients.b1)[r] = total;
+    static_cast<Real*>(gradients.b1)[r] =
+        chained(Real(0), count, [&](std::int64_t n, Real total) {
+          return total + d1[n * slope_stride + r];
+        });
   }
-  if (begin == 0) add(gradients.b2, 0, nullptr, 0, d2, slope_stride);
+  const Real one = 1;
+  if (begin == 0) add(gradients.b2, 0, &one, 0, d2, slope_stride);
 }
 
 template <class L, class T, class Layout>

@@ -99,7 +99,7 @@ void run(const Forward& call, const Parallel& parallel) {
                         call.layers.b2);
   const Weights weights = weights_of(layers);
   parallel(shape.count, grain_of(shape), [&](std::int64_t begin, std::int64_t end) {
-    const Buffer workspace(call.element, 2 * shape.channels);
+    const Buffer workspace(call.element, 3 * shape.channels);
     kernels.forward(call, weights, begin, end, workspace.get());
   });
 }
@@ -112,7 +112,7 @@ void run(const Backward& call, const Parallel& parallel) {
   const Weights weights = weights_of(layers);
   const Buffer slopes(call.element, shape.count * (shape.channels + shape.hidden));
   parallel(shape.count, grain_of(shape), [&](std::int64_t begin, std::int64_t end) {
-    const Buffer workspace(call.element, 2 * shape.channels);
+    const Buffer workspace(call.element, 3 * shape.channels);
     kernels.backward(call, weights, slopes.get(), begin, end, workspace.get());
   });
 

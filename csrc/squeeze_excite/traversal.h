@@ -38,26 +38,46 @@ void for_registers(std::int64_t count, const Body& body) {
   if (i < count) body(i, First<L>{count - i});
 }
 
-// Sum over [0, count) of term(i, part), which gives 0 beyond a part. Long sums are made of sums of
-// a few dozen: rounding grows with the depth.
+// Long sums are made of sums of so many, and those again: rounding grows with the longest chain.
+constexpr std::int64_t kChain = 16;
+
+// Sum over [0, count); add(i, total) gives the total with term i.
+template <class T, class Add>
+T chained(T zero, std::int64_t count, const Add& add) {
+  T total = zero;
+  for (std::int64_t i = 0; i < count;) {
+    const std::int64_t past = least(count, i + kChain);
+    T run = zero;
+    for (; i < past; ++i) run = add(i, run);
+    total = total + run;
+  }
+  return total;
+}
+
+// Sum over [0, count) of term(i, part), which gives 0 beyond a part.
 template <class L, class Term>
 typename L::Real sum(std::int64_t count, const Term& term) {
   constexpr std::int64_t kStep = 4 * L::kCount;
-  constexpr std::int64_t kRun = 16 * kStep;
-  L total = L::all(0);
+  constexpr std::int64_t kRun = kChain * kStep;
+  const L zero = L::all(0);
+  L total = zero;
   std::int64_t i = 0;
   while (i + kStep <= count) {
-    const std::int64_t past = least(count, i + kRun);
-    L a = total, b = L::all(0), c = b, d = b;
-    for (a = b; i + kStep <= past; i += kStep) {
-      a = a + term(i, Whole<L>{});
-      b = b + term(i + L::kCount, Whole<L>{});
-      c = c + term(i + 2 * L::kCount, Whole<L>{});
-      d = d + term(i + 3 * L::kCount, Whole<L>{});
+    L middle = zero;
+    for (std::int64_t run = 0; run < kChain && i + kStep <= count; ++run) {
+      const std::int64_t past = least(count, i + kRun);
+      L a = zero, b = zero, c = zero, d = zero;
+      for (; i + kStep <= past; i += kStep) {
+        a = a + term(i, Whole<L>{});
+        b = b + term(i + L::kCount, Whole<L>{});
+        c = c + term(i + 2 * L::kCount, Whole<L>{});
+        d = d + term(i + 3 * L::kCount, Whole<L>{});
+      }
+      middle = middle + ((a + b) + (c + d));
     }
-    total = total + ((a + b) + (c + d));
+    total = total + middle;
   }
-  L rest = L::all(0);
+  L rest = zero;
   for_registers<L>(count - i, [&](std::int64_t j, auto part) { rest = rest + term(i + j, part); });
   return (total + rest).sum();
 }
@@ -106,9 +126,12 @@ class Pixels {
  public:
   using Real = typename L::Real;
 
-  // Works in `partial` [C].
+  // Works in `partial` [2C].
   Pixels(const Shape& shape, Real* partial)
-      : channels_(shape.channels), pixels_(shape.pixels), partial_(partial) {}
+      : channels_(shape.channels),
+        pixels_(shape.pixels),
+        partial_(partial),
+        middle_(partial + shape.channels) {}
 
   std::int64_t units() const { return pixels_; }
   std::int64_t units_of(std::int64_t elements) const {
@@ -118,9 +141,12 @@ class Pixels {
   // As in Planes; `sums` is complete when the last pixel has been added.
   template <class Term>
   void add(std::int64_t begin, std::int64_t end, Real* sums, const Term& term) {
-    if (begin == 0) clear(sums);
+    if (begin == 0) {
+      clear(sums);
+      clear(partial_);
+      clear(middle_);
+    }
     for (std::int64_t s = begin; s < end;) {
-      if (s % kRun == 0) clear(partial_);
       if (end - s >= kAtOnce && kRun - s % kRun >= kAtOnce) {
         add_rows<kAtOnce>(s, term);
         s += kAtOnce;
@@ -128,11 +154,8 @@ class Pixels {
         add_rows<1>(s, term);
         s += 1;
       }
-      if (s % kRun == 0 || s == pixels_) {
-        for_registers<L>(channels_, [&](std::int64_t c, auto part) {
-          part.store(sums + c, part.load(sums + c) + part.load(partial_ + c));
-        });
-      }
+      if (s % kRun == 0 || s == pixels_) move(partial_, middle_);
+      if (s % (kChain * kRun) == 0 || s == pixels_) move(middle_, sums);
     }
   }
 
@@ -148,7 +171,7 @@ class Pixels {
 
  private:
   static constexpr std::int64_t kAtOnce = 8;  // so many rows are added before memory is touched
-  static constexpr std::int64_t kRun = 128;   // as in `sum`
+  static constexpr std::int64_t kRun = kChain * kAtOnce;
 
   template <std::int64_t kRows, class Term>
   void add_rows(std::int64_t s, const Term& term) {
@@ -166,8 +189,15 @@ class Pixels {
     for_registers<L>(channels_, [&](std::int64_t c, auto part) { part.store(sums + c, L::all(0)); });
   }
 
+  void move(Real* from, Real* to) const {
+    for_registers<L>(channels_, [&](std::int64_t c, auto part) {
+      part.store(to + c, part.load(to + c) + part.load(from + c));
+      part.store(from + c, L::all(0));
+    });
+  }
+
   std::int64_t channels_, pixels_;
-  Real* partial_;
+  Real *partial_, *middle_;
 };
 
 }  // namespace

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import warnings
 from collections.abc import Generator, Iterable, Sequence
+from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -164,4 +166,13 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the rank's to answer
     # A batch that a dead rank no longer reads is no error to print a traceback of.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.excepthook = _tell_no_lost_connection
     torch.set_num_threads(1)
+
+
+def _tell_no_lost_connection(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Print what is no error of the thread that hands a worker's batches to a rank now dead."""
+    if not issubclass(kind, OSError | EOFError):
+        sys.__excepthook__(kind, error, traceback)

@@ -191,21 +191,20 @@ def finding(setup: Setup, facts: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def summary() -> tuple[str, list[float]]:
-    """Return the means over the shapes of the plain form, and each one's gain over the best."""
+def summary() -> str:
+    """Return in one line the means over the shapes of the plain form, and the worst of them."""
     all_facts = [measure(setup) for setup in PLAIN]
     over_compile = [quiet(facts, "training", "compile") for facts in all_facts]
     over_eager = [quiet(facts, "training", "eager") for facts in all_facts]
     forward = [quiet(facts, "forward", "compile") for facts in all_facts]
     over_best = [min(pair) for pair in zip(over_compile, over_eager, strict=True)]
-    words = (
+    return (
         f"geometric mean over {len(PLAIN)} shapes and layouts, quiet figures: training "
         f"{geometric_mean(over_compile):.2f}x torch.compile (limit 1.25x, aim 1.5x), "
         f"{geometric_mean(over_eager):.2f}x eager (limit 2x), forward "
         f"{geometric_mean(forward):.2f}x torch.compile (limit 1.25x); least "
         f"{min(over_best):.2f}x the faster of the two (limit 1x, aim 1.2x)"
     )
-    return words, over_best
 
 
 def table() -> str:
@@ -233,7 +232,7 @@ def table() -> str:
             f"{quiet(facts, 'forward', 'eager'):.2f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", summary()[0]])
+    return "\n".join([*lines, "", summary()])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@
 //
 // Sums and everything of [N, C] are in float ("Real"), in double where x is double; what is written
 // in the dtype of x is rounded once, to nearest, ties to even. A sample is summed in an order that
-// depends on its shape alone, and so are samples: results do not depend on the number of threads.
+// depends on its shape alone, and so are samples: results do not depend on the number of threads. (On
+// CUDA the order depends on the device and on alignment too, and is the same from run to run.)
 // Nothing here knows of torch.
 #pragma once
 

@@ -37,13 +37,11 @@ def equality_gate(
     PerfkitError if any rank's parameters differ by more than the tolerance.
     """
     global_batch = MIN_LOCAL_BATCH * mesh.world_size
-    seen = ForwardObserver()
-    tested = _train(workload, parallelize, mesh, config, global_batch, observer=seen)
+    tested, seen = _train(workload, parallelize, mesh, config, global_batch)
     alone = Mesh(rank=0, world_size=1, devices=mesh.devices[:1])
     serial: list[Tensor] | None = None
     if mesh.rank == 0:
-        unseen = ForwardObserver()
-        serial = _train(workload, _serial, alone, config, global_batch, observer=unseen)
+        serial, _ = _train(workload, _serial, alone, config, global_batch)
     difference = _largest_difference(tested, serial, mesh)
     if math.isnan(difference):
         raise PerfkitError(
@@ -76,14 +74,9 @@ def _serial(model: nn.Module, mesh: Mesh) -> nn.Module:
 
 
 def _train(
-    workload: Workload,
-    parallelize: Parallelize,
-    mesh: Mesh,
-    config: RunConfig,
-    global_batch: int,
-    *,
-    observer: ForwardObserver,
-) -> list[Tensor]:
+    workload: Workload, parallelize: Parallelize, mesh: Mesh, config: RunConfig, global_batch: int
+) -> tuple[list[Tensor], ForwardObserver]:
+    """Return the parameters after training, and what was seen to run."""
     torch.manual_seed(config.seed)
     model = parallelize(workload.model().double(), mesh)
     training = Training(
@@ -93,9 +86,10 @@ def _train(
         mesh,
         steps_per_epoch=STEPS,
     )
+    observer = ForwardObserver()
     with observer.watching(model):
         training.run(STEPS, StepRecorder())
-    return [parameter.detach().cpu() for parameter in model.parameters()]
+    return [parameter.detach().cpu() for parameter in model.parameters()], observer
 
 
 def _float64_batches(

@@ -173,6 +173,6 @@ def _start_worker(_: int) -> None:
 def _tell_no_lost_connection(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Print what is no error of the thread that hands a worker's batches to a rank now dead."""
-    if not issubclass(kind, OSError | EOFError):
+    """Be silent where the thread that hands out a worker's batches finds its rank dead."""
+    if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, traceback)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Real
 from typing import Any
 
-from perfkit.core.errors import PerfkitError
+from perfkit.ops import refusals
+from perfkit.ops.refusals import describe
 
 NAME = "clahe_gamma_median"
+refusal = partial(refusals.refusal, NAME)
 BINS = 256
 _INT32_MAX = 2**31 - 1
 _FLOAT64_MAX = sys.float_info.max
@@ -98,16 +100,6 @@ def gamma_table(gamma: float) -> bytes:
     Entry i is 255 * (i / 255) ** (1 / gamma) in float64, rounded half to even.
     """
     return bytes(round(255 * (i / 255) ** (1 / gamma)) for i in range(BINS))
-
-
-def refusal(argument: str, expected: str, got: str) -> PerfkitError:
-    """Return the error that refuses an argument."""
-    return PerfkitError(f"{NAME}: `{argument}` must be {expected}, got {got}")
-
-
-def describe(array: Any) -> str:
-    """Return dtype and shape of a tensor or an array."""
-    return f"{str(array.dtype).removeprefix('torch.')} {list(array.shape)}"
 
 
 def _noun(kind: Any) -> str:

@@ -18,10 +18,10 @@ from perfkit.ops.clahe_checks import (
     check_images,
     check_lut,
     check_parameters,
-    describe,
     gamma_table,
     refusal,
 )
+from perfkit.ops.refusals import describe
 
 Bytes = NDArray[np.uint8]
 _MOST_THREADS = 1024

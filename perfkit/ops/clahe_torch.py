@@ -20,7 +20,6 @@ from perfkit.ops.clahe_checks import (
     check_lut,
     check_normalisation,
     check_parameters,
-    describe,
     refusal,
 )
 from perfkit.ops.clahe_tables import (
@@ -29,6 +28,7 @@ from perfkit.ops.clahe_tables import (
     normalised_values,
     normalised_values_kept,
 )
+from perfkit.ops.refusals import describe
 
 _WHY_NO_CUDA = native.load()
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from perfkit.core.errors import PerfkitError
 from perfkit.ops import native
-from perfkit.ops.clahe_checks import describe
 from perfkit.ops.reference import squeeze_excite as plain
+from perfkit.ops.refusals import describe, refusal
 
 NAME = "squeeze_excite"
+_refusal = partial(refusal, NAME)
 _NAMES = ("x", "w1", "b1", "w2", "b2", "residual")
 _WHY_NO_CUDA = native.load()
 
@@ -61,7 +63,11 @@ def squeeze_excite(
         PerfkitError: an argument is not as described above, or the native library is missing.
     """
     _check(x, w1, b1, w2, b2, residual, activation)
-    if residual is not None and residual.dtype != x.dtype and torch.is_autocast_enabled(_kind(x)):
+    if (
+        residual is not None
+        and residual.dtype != x.dtype
+        and torch.is_autocast_enabled(x.device.type)
+    ):
         dtype = torch.promote_types(x.dtype, residual.dtype)
         x, residual = x.to(dtype), residual.to(dtype)
     if x.dtype == torch.float64 and x.is_cuda:
@@ -99,14 +105,6 @@ def _check(*arguments: Any) -> None:
         raise _refusal("x", "on the CPU or a CUDA device", f"on {x.device}")
     if x.dim() not in (3, 4):
         raise _refusal("x", "[N, C, H, W] or [N, L, C]", describe(x))
-
-
-def _refusal(argument: str, expected: str, got: str) -> PerfkitError:
-    return PerfkitError(f"{NAME}: `{argument}` must be {expected}, got {got}")
-
-
-def _kind(x: Tensor) -> str:
-    return x.device.type
 
 
 def _dense(tensor: Tensor, x: Tensor) -> Tensor:

@@ -8,13 +8,13 @@
 
 namespace perfkit::squeeze_excite {
 
-// The layers in Real, the second one transposed: every loop then runs along channels.
+// The layers in Real.
 template <class Pointer>
 struct RealLayers {
-  Pointer w1 = nullptr;             // [R, C]
-  Pointer b1 = nullptr;             // [R]
-  Pointer w2_transposed = nullptr;  // [R, C]
-  Pointer b2 = nullptr;             // [C]
+  Pointer w1 = nullptr;  // [R, C]
+  Pointer b1 = nullptr;  // [R]
+  Pointer w2 = nullptr;  // [C, R]
+  Pointer b2 = nullptr;  // [C]
 };
 using Weights = RealLayers<const void*>;
 using Gradients = RealLayers<void*>;  // nullptr: not asked for
@@ -26,7 +26,7 @@ struct Kernels {
   // Leaves d2 and d1 in `slopes`, Real [N, C + R].
   void (*backward)(const Backward&, const Weights&, void* slopes, std::int64_t begin,
                    std::int64_t end, void* workspace);
-  // Rows [begin, end) of R of the gradients.
+  // The part [begin, end) of R of the gradients.
   void (*layers)(const Backward&, const void* slopes, const Gradients&, std::int64_t begin,
                  std::int64_t end);
 };

@@ -7,6 +7,7 @@
 
 #include "elements.h"
 #include "kernel_table.h"
+#include "matrices.h"
 #include "squeeze_excite.h"
 #include "traversal.h"
 
@@ -31,21 +32,6 @@ void in_pairs(const Layout& layout, std::int64_t begin, std::int64_t end, const 
   }
 }
 
-// Sum over c of a[c] b[c].
-template <class L>
-typename L::Real dot(const typename L::Real* a, const typename L::Real* b, std::int64_t count) {
-  return sum<L>(count, [&](std::int64_t i, auto part) { return part.load(a + i) * part.load(b + i); });
-}
-
-// Sum over i of factors[i] rows[i, c .. ].
-template <class L, class Part>
-L combination(const typename L::Real* factors, std::int64_t factor_stride,
-              const typename L::Real* rows, std::int64_t row_stride, std::int64_t count, Part part) {
-  return chained(L::all(0), count, [&](std::int64_t i, L total) {
-    return L::fma(L::all(factors[i * factor_stride]), part.load(rows + i * row_stride), total);
-  });
-}
-
 // A [N, 2C + R] row of the state.
 template <class Real>
 struct State {
@@ -62,17 +48,18 @@ template <class L>
 void excite(const Shape& shape, const Weights& weights, State<typename L::Real> state) {
   using Real = typename L::Real;
   const auto [count, channels, pixels, hidden, channels_last] = shape;
-  const auto* w1 = static_cast<const Real*>(weights.w1);
   const auto* b1 = static_cast<const Real*>(weights.b1);
-  const auto* w2 = static_cast<const Real*>(weights.w2_transposed);
   const auto* b2 = static_cast<const Real*>(weights.b2);
-  for (std::int64_t r = 0; r < hidden; ++r) {
-    const Real value = dot<L>(w1 + r * channels, state.mean, channels) + (b1 ? b1[r] : Real(0));
-    state.hidden[r] = value <= 0 ? Real(0) : value;  // a NaN stays
-  }
+  multiply<L>(hidden, channels, static_cast<const Real*>(weights.w1), state.mean, state.hidden);
+  for_registers<L>(hidden, [&](std::int64_t r, auto part) {
+    L value = part.load(state.hidden + r);
+    if (b1) value = value + part.load(b1 + r);
+    part.store(state.hidden + r, L::where_above_zero(value, value));
+  });
+  multiply<L>(channels, hidden, static_cast<const Real*>(weights.w2), state.hidden, state.gate);
   for_registers<L>(channels, [&](std::int64_t c, auto part) {
-    const L bias = b2 ? part.load(b2 + c) : L::all(0);
-    const L logit = bias + combination<L>(state.hidden, 1, w2 + c, channels, hidden, part);
+    L logit = part.load(state.gate + c);
+    if (b2) logit = logit + part.load(b2 + c);
     const L one = L::all(1);
     part.store(state.gate + c, one / (one + exp(L::all(0) - logit)));
   });
@@ -89,7 +76,7 @@ void forward_range(const Forward& call, const Weights& weights, std::int64_t beg
   const auto pool = [&](std::int64_t n, std::int64_t from, std::int64_t to) {
     const T* x = static_cast<const T*>(call.x) + n * sample;
     layout.add(from, to, State<Real>(call.state, shape, n).mean,
-               [&](std::int64_t offset, auto part) { return part.load(x + offset); });
+               [&](std::int64_t offset, auto part) { return part.read(x + offset); });
   };
   const auto scale = [&](std::int64_t n, std::int64_t from, std::int64_t to) {
     const T* x = static_cast<const T*>(call.x) + n * sample;
@@ -99,9 +86,9 @@ void forward_range(const Forward& call, const Weights& weights, std::int64_t beg
     layout.map(from, to, gate, gate,
                [&](std::int64_t offset, L gate, L, auto part) {
                  L value = part.load(x + offset) * gate;
-                 if constexpr (kResidual) value = value + part.load(residual + offset);
+                 if constexpr (kResidual) value = value + part.read(residual + offset);
                  if constexpr (kRelu) value = L::where_above_zero(value, value);
-                 part.store(y + offset, value);
+                 part.write(y + offset, value);
                });
   };
   const auto ready = [&](std::int64_t n) {
@@ -122,7 +109,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
   const auto [count, channels, pixels, hidden, channels_last] = shape;
   const std::int64_t sample = channels * pixels;
   const auto* w1 = static_cast<const Real*>(weights.w1);
-  const auto* w2 = static_cast<const Real*>(weights.w2_transposed);
+  const auto* w2 = static_cast<const Real*>(weights.w2);
   Layout layout(shape, static_cast<Real*>(workspace));
   Real* shift = static_cast<Real*>(workspace) + 2 * channels;
   const auto slopes = [&](std::int64_t n) {
@@ -138,16 +125,16 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
     const T* y = kRelu ? static_cast<const T*>(call.y) + n * sample : nullptr;
     if (!through_residual) {
       layout.add(from, to, slopes(n), [&](std::int64_t offset, auto part) {
-        L g = part.load(grad + offset);
-        if constexpr (kRelu) g = L::where_above_zero(part.load(y + offset), g);
-        return g * part.load(x + offset);
+        L g = part.read(grad + offset);
+        if constexpr (kRelu) g = L::where_above_zero(part.read(y + offset), g);
+        return g * part.read(x + offset);
       });
     } else if constexpr (kRelu) {
       T* grad_residual = static_cast<T*>(call.grad_residual) + n * sample;
       layout.add(from, to, slopes(n), [&](std::int64_t offset, auto part) {
-        const L g = L::where_above_zero(part.load(y + offset), part.load(grad + offset));
-        part.store(grad_residual + offset, g);
-        return g * part.load(x + offset);
+        const L g = L::where_above_zero(part.read(y + offset), part.read(grad + offset));
+        part.write(grad_residual + offset, g);
+        return g * part.read(x + offset);
       });
     }
   };
@@ -162,7 +149,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
                [&](std::int64_t offset, L gate, L shift, auto part) {
                  L g = part.load(grad + offset);
                  if (masked) g = L::where_above_zero(part.load(y + offset), g);
-                 part.store(grad_x + offset, L::fma(g, gate, shift));
+                 part.write(grad_x + offset, L::fma(g, gate, shift));
                });
   };
   const auto ready = [&](std::int64_t n) {
@@ -173,21 +160,21 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
       const L gate = part.load(state.gate + c);
       part.store(d2 + c, part.load(d2 + c) * (gate * (L::all(1) - gate)));
     });
-    for (std::int64_t r = 0; r < hidden; ++r) {
-      const Real slope = dot<L>(w2 + r * channels, d2, channels);
-      d1[r] = state.hidden[r] <= 0 ? Real(0) : slope;
-    }
+    combine<L>({channels, d2, 1, w2, hidden}, hidden, d1);
+    for_registers<L>(hidden, [&](std::int64_t r, auto part) {
+      part.store(d1 + r, L::where_above_zero(part.load(state.hidden + r), part.load(d1 + r)));
+    });
+    combine<L>({hidden, d1, 1, w1, channels}, channels, shift);
     const L share = L::all(Real(1) / static_cast<Real>(pixels));
     for_registers<L>(channels, [&](std::int64_t c, auto part) {
-      const L slope = combination<L>(d1, 1, w1 + c, channels, hidden, part);
-      part.store(shift + c, slope * share);
+      part.store(shift + c, part.load(shift + c) * share);
     });
   };
   in_pairs(layout, begin, end, reduce, ready, apply);
 }
 
-// Row r: sum over n of d1[n,r] mean[n, .] and of hidden[n,r] d2[n, .]; with it entry r of the
-// bias's gradient, and with row 0 all of the other bias's.
+// Rows [begin, end) of w1's gradient, sum over n of d1[n,r] mean[n, .], as large a part of w2's, sum
+// over n of d2[n,c] hidden[n, .], and with the first rows all of the biases'.
 template <class L>
 void layer_rows(const Backward& call, const void* slopes, const Gradients& gradients,
                 std::int64_t begin, std::int64_t end) {
@@ -197,25 +184,27 @@ void layer_rows(const Backward& call, const void* slopes, const Gradients& gradi
   const std::int64_t state_stride = 2 * channels + hidden, slope_stride = channels + hidden;
   const Real* d2 = static_cast<const Real*>(slopes);
   const Real* d1 = d2 + channels;
-  const auto add = [&](void* to, std::int64_t r, const Real* factors, std::int64_t factor_stride,
-                       const Real* rows, std::int64_t row_stride) {
-    if (to == nullptr) return;
-    for_registers<L>(channels, [&](std::int64_t c, auto part) {
-      part.store(static_cast<Real*>(to) + r * channels + c,
-                 combination<L>(factors, factor_stride, rows + c, row_stride, count, part));
-    });
-  };
-  for (std::int64_t r = begin; r < end; ++r) {
-    add(gradients.w1, r, d1 + r, slope_stride, state.mean, state_stride);
-    add(gradients.w2_transposed, r, state.hidden + r, state_stride, d2, slope_stride);
-    if (gradients.b1 == nullptr) continue;
-    static_cast<Real*>(gradients.b1)[r] =
-        chained(Real(0), count, [&](std::int64_t n, Real total) {
-          return total + d1[n * slope_stride + r];
-        });
+  if (auto* w1 = static_cast<Real*>(gradients.w1)) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      combine<L>({count, d1 + r, slope_stride, state.mean, state_stride}, channels,
+                 w1 + r * channels);
+    }
   }
+  if (auto* w2 = static_cast<Real*>(gradients.w2)) {
+    const std::int64_t past = end * channels / hidden;
+    for (std::int64_t c = begin * channels / hidden; c < past; ++c) {
+      combine<L>({count, d2 + c, slope_stride, state.hidden, state_stride}, hidden,
+                 w2 + c * hidden);
+    }
+  }
+  if (begin > 0) return;
   const Real one = 1;
-  if (begin == 0) add(gradients.b2, 0, &one, 0, d2, slope_stride);
+  if (auto* b1 = static_cast<Real*>(gradients.b1)) {
+    combine<L>({count, &one, 0, d1, slope_stride}, hidden, b1);
+  }
+  if (auto* b2 = static_cast<Real*>(gradients.b2)) {
+    combine<L>({count, &one, 0, d2, slope_stride}, channels, b2);
+  }
 }
 
 template <class L, class T, class Layout>

@@ -64,6 +64,13 @@ struct Lanes {
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
   }
+  // The sums of four registers.
+  static void store_sums(const Lanes (&of)[4], float* to) {
+    const __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps(of[0].value, of[1].value),
+                                         _mm256_hadd_ps(of[2].value, of[3].value));
+    _mm_storeu_ps(to,
+                  _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+  }
 
   // a * b + c, rounded once.
   static Lanes fma(Lanes a, Lanes b, Lanes c) {

@@ -53,6 +53,20 @@ struct Lanes {
   }
 
   float sum() const { return _mm512_reduce_add_ps(value); }
+  // The sums of four registers.
+  static void store_sums(const Lanes (&of)[4], float* to) {
+    const auto pairs = [](__m512 a, __m512 b) {
+      return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    };
+    const __m512d ab = _mm512_castps_pd(pairs(of[0].value, of[1].value));
+    const __m512d cd = _mm512_castps_pd(pairs(of[2].value, of[3].value));
+    const __m512 quarters = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                                          _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    const __m256 halves =
+        _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
+    _mm_storeu_ps(to,
+                  _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+  }
 
   // a * b + c, rounded once.
   static Lanes fma(Lanes a, Lanes b, Lanes c) {

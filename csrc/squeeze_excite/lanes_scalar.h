@@ -66,6 +66,9 @@ struct Single {
   void store(Element*, std::int64_t) const {}
 
   T sum() const { return value; }
+  static void store_sums(const Single (&of)[4], T* to) {
+    for (std::int64_t i = 0; i < 4; ++i) to[i] = of[i].value;
+  }
 
   static Single fma(Single a, Single b, Single c) { return {a.value * b.value + c.value}; }
   static Single where_above_zero(Single by, Single value) {

@@ -1,6 +1,5 @@
 #include "layers.h"
 
-#include <algorithm>
 #include <type_traits>
 
 #include "lanes_scalar.h"
@@ -15,21 +14,9 @@ void copy(const From* from, To* to) {
 }
 
 template <class From, class To>
-void copy_all(const void* source, void* target, std::int64_t rows, std::int64_t columns,
-              bool transpose) {
-  constexpr std::int64_t kBlock = 16;  // both sides of a block stay in cache
-  const auto* from = static_cast<const From*>(source);
-  auto* to = static_cast<To*>(target);
-  const std::int64_t row_stride = transpose ? 1 : columns, column_stride = transpose ? rows : 1;
-  for (std::int64_t top = 0; top < rows; top += kBlock) {
-    for (std::int64_t left = 0; left < columns; left += kBlock) {
-      const std::int64_t right = std::min(columns, left + kBlock);
-      for (std::int64_t r = top; r < std::min(rows, top + kBlock); ++r) {
-        for (std::int64_t c = left; c < right; ++c) {
-          copy(from + r * columns + c, to + r * row_stride + c * column_stride);
-        }
-      }
-    }
+void copy_all(const void* from, void* to, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    copy(static_cast<const From*>(from) + i, static_cast<To*>(to) + i);
   }
 }
 
@@ -39,9 +26,9 @@ std::int64_t bytes_of(Element element) {
   return element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2;
 }
 
-void copy_matrix(const void* from, Element from_element, void* to, Element to_element,
-                 std::int64_t rows, std::int64_t columns, bool transpose) {
-  const auto run = [&](auto copier) { copier(from, to, rows, columns, transpose); };
+void copy_numbers(const void* from, Element from_element, void* to, Element to_element,
+                  std::int64_t count) {
+  const auto run = [&](auto copier) { copier(from, to, count); };
   if (from_element == Element::f64) {
     run(copy_all<double, double>);
   } else if (from_element == Element::f16) {

@@ -13,9 +13,8 @@ inline Element real_of(Element element) {
 
 std::int64_t bytes_of(Element);
 
-// Copies a matrix [rows, columns], transposed on the way where that is asked for. One of the two
-// elements is the `real_of` the other.
-void copy_matrix(const void* from, Element from_element, void* to, Element to_element,
-                 std::int64_t rows, std::int64_t columns, bool transpose);
+// Copies `count` numbers. One of the two elements is the `real_of` the other.
+void copy_numbers(const void* from, Element from_element, void* to, Element to_element,
+                  std::int64_t count);
 
 }  // namespace perfkit::squeeze_excite

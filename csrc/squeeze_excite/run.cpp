@@ -28,7 +28,7 @@ Kernels kernels_for(const Shape& shape, Element element, bool has_residual, bool
   return scalar_kernels(shape, element, has_residual, has_relu);
 }
 
-// Memory for numbers of type Real, not initialised.
+// Memory for Real numbers, not initialised.
 class Buffer {
  public:
   Buffer(Element element, std::int64_t count)
@@ -39,54 +39,44 @@ class Buffer {
   std::unique_ptr<std::byte[]> bytes_;
 };
 
-// A matrix of the layers as the kernels want it: in Real, w2 transposed. Where it is so already it
-// stays where it is.
-class Matrix {
+// A matrix or a bias as the kernels want it, in Real. Where it is so already it stays where it is.
+class Numbers {
  public:
-  Matrix(Element element, const void* outside, std::int64_t rows, std::int64_t columns,
-         bool transpose)
-      : element_(element), rows_(rows), columns_(columns), transpose_(transpose),
-        outside_(outside), copy_(element, is_copied() ? rows * columns : 0) {}
+  Numbers(Element element, const void* outside, std::int64_t count)
+      : element_(element), outside_(outside), count_(count),
+        copy_(element, is_copied() ? count : 0) {}
 
   void* get() const { return is_copied() ? copy_.get() : const_cast<void*>(outside_); }
 
   const void* read() const {
-    if (is_copied()) {
-      copy_matrix(outside_, element_, copy_.get(), real_of(element_), rows_, columns_, transpose_);
-    }
+    if (is_copied()) copy_numbers(outside_, element_, copy_.get(), real_of(element_), count_);
     return get();
   }
   void write() const {
     if (is_copied()) {
-      copy_matrix(copy_.get(), real_of(element_), const_cast<void*>(outside_), element_,
-                  transpose_ ? columns_ : rows_, transpose_ ? rows_ : columns_, transpose_);
+      copy_numbers(copy_.get(), real_of(element_), const_cast<void*>(outside_), element_, count_);
     }
   }
 
  private:
-  bool is_copied() const {
-    return outside_ != nullptr && (transpose_ || element_ != real_of(element_));
-  }
+  bool is_copied() const { return outside_ != nullptr && element_ != real_of(element_); }
 
   Element element_;
-  std::int64_t rows_, columns_;
-  bool transpose_;
-  const void* outside_;  // [rows, columns]
+  const void* outside_;
+  std::int64_t count_;
   Buffer copy_;
 };
 
 // Both layers, or their gradients.
-struct Matrices {
-  Matrix w1, b1, w2, b2;
-  Matrices(const Shape& shape, Element element, const void* w1, const void* b1, const void* w2,
-           const void* b2)
-      : w1(element, w1, shape.hidden, shape.channels, false),
-        b1(element, b1, 1, shape.hidden, false),
-        w2(element, w2, shape.channels, shape.hidden, true),
-        b2(element, b2, 1, shape.channels, false) {}
+struct AllNumbers {
+  Numbers w1, b1, w2, b2;
+  AllNumbers(const Shape& shape, Element element, const void* w1, const void* b1, const void* w2,
+             const void* b2)
+      : w1(element, w1, shape.hidden * shape.channels), b1(element, b1, shape.hidden),
+        w2(element, w2, shape.channels * shape.hidden), b2(element, b2, shape.channels) {}
 };
 
-Weights weights_of(const Matrices& layers) {
+Weights weights_of(const AllNumbers& layers) {
   return {layers.w1.read(), layers.b1.read(), layers.w2.read(), layers.b2.read()};
 }
 
@@ -118,7 +108,7 @@ void run(const Forward& call, const Parallel& parallel) {
   const Kernels kernels =
       kernels_for(shape, call.element, call.residual != nullptr, call.relu);
   prefer_large_pages(call.y, shape, call.element);
-  const Matrices layers(shape, call.layers.element, call.layers.w1, call.layers.b1, call.layers.w2,
+  const AllNumbers layers(shape, call.layers.element, call.layers.w1, call.layers.b1, call.layers.w2,
                         call.layers.b2);
   const Weights weights = weights_of(layers);
   parallel(shape.count, grain_of(shape), [&](std::int64_t begin, std::int64_t end) {
@@ -132,7 +122,7 @@ void run(const Backward& call, const Parallel& parallel) {
   const Kernels kernels = kernels_for(shape, call.element, false, call.y != nullptr);
   prefer_large_pages(call.grad_x, shape, call.element);
   prefer_large_pages(call.grad_residual, shape, call.element);
-  const Matrices layers(shape, call.layers.element, call.layers.w1, nullptr, call.layers.w2,
+  const AllNumbers layers(shape, call.layers.element, call.layers.w1, nullptr, call.layers.w2,
                         nullptr);
   const Weights weights = weights_of(layers);
   const Buffer slopes(call.element, shape.count * (shape.channels + shape.hidden));
@@ -142,7 +132,7 @@ void run(const Backward& call, const Parallel& parallel) {
   });
 
   if (!(call.grad_w1 || call.grad_b1 || call.grad_w2 || call.grad_b2)) return;
-  const Matrices sums(shape, call.layers.element, call.grad_w1, call.grad_b1, call.grad_w2,
+  const AllNumbers sums(shape, call.layers.element, call.grad_w1, call.grad_b1, call.grad_w2,
                       call.grad_b2);
   const Gradients gradients{sums.w1.get(), sums.b1.get(), sums.w2.get(), sums.b2.get()};
   const std::int64_t row_work = shape.count * shape.channels;
@@ -150,7 +140,7 @@ void run(const Backward& call, const Parallel& parallel) {
            [&](std::int64_t begin, std::int64_t end) {
              kernels.layers(call, slopes.get(), gradients, begin, end);
            });
-  for (const Matrix* matrix : {&sums.w1, &sums.b1, &sums.w2, &sums.b2}) matrix->write();
+  for (const Numbers* sum : {&sums.w1, &sums.b1, &sums.w2, &sums.b2}) sum->write();
 }
 
 }  // namespace perfkit::squeeze_excite

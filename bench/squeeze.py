@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -37,6 +38,7 @@ class Setup:
     shape: tuple[int, ...]
     layout: str = "nchw"  # or "nhwc"; tokens have one only
     residual: bool = False  # with a ReLU after it
+    large_pages: bool = False  # from torch's allocator, for all sides
     threads: int = 2
     rounds: int = 30
 
@@ -45,7 +47,8 @@ class Setup:
         """As in the table; "-residual" has a ReLU too."""
         layout = "tokens" if len(self.shape) == 3 else self.layout
         form = "-residual" if self.residual else ""
-        return f"{'x'.join(map(str, self.shape[1:]))}-{layout}{form}"
+        pages = "-large-pages" if self.large_pages else ""
+        return f"{'x'.join(map(str, self.shape[1:]))}-{layout}{form}{pages}"
 
 
 _IMAGES = (
@@ -55,6 +58,11 @@ _IMAGES = (
 PLAIN = (
     *(Setup((BATCH, *shape), layout) for shape in _IMAGES for layout in ("nchw", "nhwc")),
     Setup((BATCH, 197, 768)),
+)
+# Memory of 32 MiB and more is new from the kernel for every call (glibc's M_MMAP_THRESHOLD): in
+# pages of 4 KiB that takes longer than the call itself.
+LARGE_PAGES = tuple(
+    Setup((BATCH, *_IMAGES[-1]), layout, large_pages=True) for layout in ("nchw", "nhwc")
 )
 # As in ResNet18: the shapes of its four stages.
 WITH_RESIDUAL = tuple(Setup((BATCH, *shape), residual=True) for shape in _IMAGES[:4])
@@ -68,6 +76,7 @@ def measure(setup: Setup) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"THP_MEM_ALLOC_ENABLE": str(int(setup.large_pages))},
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -218,7 +227,7 @@ def table() -> str:
         "| forward, ms | clones | x compile | x eager |",
         "| --- " * 11 + "|",
     ]
-    for setup in (*PLAIN, *WITH_RESIDUAL):
+    for setup in (*PLAIN, *LARGE_PAGES, *WITH_RESIDUAL):
         facts = measure(setup)
         training, forward = facts["call_s"]["training"], facts["call_s"]["forward"]
         ratio = paired(facts, "training", "compile")

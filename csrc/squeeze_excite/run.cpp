@@ -4,10 +4,6 @@
 #include <cstdint>
 #include <memory>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "../isa.h"
 #include "kernel_table.h"
 #include "layers.h"
@@ -80,23 +76,6 @@ Weights weights_of(const AllNumbers& layers) {
   return {layers.w1.read(), layers.b1.read(), layers.w2.read(), layers.b2.read()};
 }
 
-// Memory this large is new from the kernel every time (glibc's M_MMAP_THRESHOLD ends at 32 MiB), and
-// to be given it in pages of 4 KiB takes longer than to write it. Advice: nothing fails without.
-void prefer_large_pages(void* data, const Shape& shape, Element element) {
-#if defined(__linux__)
-  constexpr std::uintptr_t kPage = 2 << 20, kLeast = 32 << 20;
-  const auto bytes = static_cast<std::uintptr_t>(shape.count * shape.channels * shape.pixels *
-                                                 bytes_of(element));
-  if (data == nullptr || bytes < kLeast) return;
-  const auto begin = reinterpret_cast<std::uintptr_t>(data);
-  const std::uintptr_t first = (begin + kPage - 1) / kPage * kPage;
-  const std::uintptr_t past = (begin + bytes) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(first), past - first, MADV_HUGEPAGE);
-#else
-  static_cast<void>(data), static_cast<void>(shape), static_cast<void>(element);
-#endif
-}
-
 std::int64_t grain_of(const Shape& shape) {
   return std::max<std::int64_t>(1, kGrain / (shape.channels * shape.pixels));
 }
@@ -107,7 +86,6 @@ void run(const Forward& call, const Parallel& parallel) {
   const Shape& shape = call.shape;
   const Kernels kernels =
       kernels_for(shape, call.element, call.residual != nullptr, call.relu);
-  prefer_large_pages(call.y, shape, call.element);
   const AllNumbers layers(shape, call.layers.element, call.layers.w1, call.layers.b1, call.layers.w2,
                         call.layers.b2);
   const Weights weights = weights_of(layers);
@@ -120,8 +98,6 @@ void run(const Forward& call, const Parallel& parallel) {
 void run(const Backward& call, const Parallel& parallel) {
   const Shape& shape = call.shape;
   const Kernels kernels = kernels_for(shape, call.element, false, call.y != nullptr);
-  prefer_large_pages(call.grad_x, shape, call.element);
-  prefer_large_pages(call.grad_residual, shape, call.element);
   const AllNumbers layers(shape, call.layers.element, call.layers.w1, nullptr, call.layers.w2,
                         nullptr);
   const Weights weights = weights_of(layers);

@@ -19,14 +19,16 @@ struct RealLayers {
 using Weights = RealLayers<const void*>;
 using Gradients = RealLayers<void*>;  // nullptr: not asked for
 
+constexpr std::int64_t kWorkspace = 3;  // two of sums under way, one of shifts
+
 struct Kernels {
-  // `workspace`: 3C of Real.
+  // `workspace`: kWorkspace * C of Real.
   void (*forward)(const Forward&, const Weights&, std::int64_t begin, std::int64_t end,
                   void* workspace);
   // Leaves d2 and d1 in `slopes`, Real [N, C + R].
   void (*backward)(const Backward&, const Weights&, void* slopes, std::int64_t begin,
                    std::int64_t end, void* workspace);
-  // The part [begin, end) of R of the gradients.
+  // Of the gradients the part [begin, end) of R, and as much of C; with 0 the biases'.
   void (*layers)(const Backward&, const void* slopes, const Gradients&, std::int64_t begin,
                  std::int64_t end);
 };

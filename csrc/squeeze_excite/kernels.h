@@ -140,10 +140,10 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
   };
   const auto apply = [&](std::int64_t n, std::int64_t from, std::int64_t to) {
     if (call.grad_x == nullptr) return;
-    const T* grad = static_cast<const T*>(through_residual ? call.grad_residual : call.grad);
-    const T* y = static_cast<const T*>(call.y) + n * sample;
+    const T* grad =
+        static_cast<const T*>(through_residual ? call.grad_residual : call.grad) + n * sample;
+    const T* y = kRelu ? static_cast<const T*>(call.y) + n * sample : nullptr;
     T* grad_x = static_cast<T*>(call.grad_x) + n * sample;
-    grad += n * sample;
     const bool masked = kRelu && !through_residual;
     layout.map(from, to, State<Real>(call.state, shape, n).gate, shift,
                [&](std::int64_t offset, L gate, L shift, auto part) {
@@ -160,11 +160,16 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
       const L gate = part.load(state.gate + c);
       part.store(d2 + c, part.load(d2 + c) * (gate * (L::all(1) - gate)));
     });
-    combine<L>({channels, d2, 1, w2, hidden}, hidden, d1);
+    combine<L>({.count = channels, .factors = d2, .factor_stride = 1, .rows = w2,
+                .row_stride = hidden},
+               hidden, d1);
     for_registers<L>(hidden, [&](std::int64_t r, auto part) {
       part.store(d1 + r, L::where_above_zero(part.load(state.hidden + r), part.load(d1 + r)));
     });
-    combine<L>({hidden, d1, 1, w1, channels}, channels, shift);
+    if (call.grad_x == nullptr) return;
+    combine<L>({.count = hidden, .factors = d1, .factor_stride = 1, .rows = w1,
+                .row_stride = channels},
+               channels, shift);
     const L share = L::all(Real(1) / static_cast<Real>(pixels));
     for_registers<L>(channels, [&](std::int64_t c, auto part) {
       part.store(shift + c, part.load(shift + c) * share);
@@ -176,7 +181,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
 // Rows [begin, end) of w1's gradient, sum over n of d1[n,r] mean[n, .], as large a part of w2's, sum
 // over n of d2[n,c] hidden[n, .], and with the first rows all of the biases'.
 template <class L>
-void layer_rows(const Backward& call, const void* slopes, const Gradients& gradients,
+void layer_gradients(const Backward& call, const void* slopes, const Gradients& gradients,
                 std::int64_t begin, std::int64_t end) {
   using Real = typename L::Real;
   const auto [count, channels, pixels, hidden, channels_last] = call.shape;
@@ -186,32 +191,36 @@ void layer_rows(const Backward& call, const void* slopes, const Gradients& gradi
   const Real* d1 = d2 + channels;
   if (auto* w1 = static_cast<Real*>(gradients.w1)) {
     for (std::int64_t r = begin; r < end; ++r) {
-      combine<L>({count, d1 + r, slope_stride, state.mean, state_stride}, channels,
-                 w1 + r * channels);
+      combine<L>({.count = count, .factors = d1 + r, .factor_stride = slope_stride,
+                  .rows = state.mean, .row_stride = state_stride},
+                 channels, w1 + r * channels);
     }
   }
   if (auto* w2 = static_cast<Real*>(gradients.w2)) {
-    const std::int64_t past = end * channels / hidden;
+    const std::int64_t past = end * channels / hidden;  // where the next range begins
     for (std::int64_t c = begin * channels / hidden; c < past; ++c) {
-      combine<L>({count, d2 + c, slope_stride, state.hidden, state_stride}, hidden,
-                 w2 + c * hidden);
+      combine<L>({.count = count, .factors = d2 + c, .factor_stride = slope_stride,
+                  .rows = state.hidden, .row_stride = state_stride},
+                 hidden, w2 + c * hidden);
     }
   }
   if (begin > 0) return;
   const Real one = 1;
-  if (auto* b1 = static_cast<Real*>(gradients.b1)) {
-    combine<L>({count, &one, 0, d1, slope_stride}, hidden, b1);
-  }
-  if (auto* b2 = static_cast<Real*>(gradients.b2)) {
-    combine<L>({count, &one, 0, d2, slope_stride}, channels, b2);
-  }
+  const auto add = [&](const Real* rows, std::int64_t columns, void* to) {
+    if (to == nullptr) return;
+    combine<L>({.count = count, .factors = &one, .factor_stride = 0, .rows = rows,
+                .row_stride = slope_stride},
+               columns, static_cast<Real*>(to));
+  };
+  add(d1, hidden, gradients.b1);
+  add(d2, channels, gradients.b2);
 }
 
 template <class L, class T, class Layout>
 Kernels kernels_of(bool has_residual, bool has_relu) {
   Kernels kernels{nullptr, has_relu ? backward_range<L, T, Layout, true>
                                     : backward_range<L, T, Layout, false>,
-                  layer_rows<L>};
+                  layer_gradients<L>};
   if (has_residual) {
     kernels.forward = has_relu ? forward_range<L, T, Layout, true, true>
                                : forward_range<L, T, Layout, true, false>;

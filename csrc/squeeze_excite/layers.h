@@ -13,8 +13,8 @@ inline Element real_of(Element element) {
 
 std::int64_t bytes_of(Element);
 
-// Copies `count` numbers. One of the two elements is the `real_of` the other.
-void copy_numbers(const void* from, Element from_element, void* to, Element to_element,
-                  std::int64_t count);
+// Of `count` numbers, f16 or bf16 on the one side.
+void widen(const void* from, Element, void* floats, std::int64_t count);
+void round_to(const void* floats, void* to, Element, std::int64_t count);
 
 }  // namespace perfkit::squeeze_excite

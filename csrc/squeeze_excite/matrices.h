@@ -31,10 +31,9 @@ void dots(std::int64_t columns, const typename L::Real* matrix, const typename L
 template <class L>
 void multiply(std::int64_t rows, std::int64_t columns, const typename L::Real* matrix,
               const typename L::Real* vector, typename L::Real* to) {
-  constexpr std::int64_t kRows = 4;
   std::int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows) {
-    L totals[kRows];
+  for (; r + kSummedAtOnce <= rows; r += kSummedAtOnce) {
+    L totals[kSummedAtOnce];
     dots<L>(columns, matrix + r * columns, vector, totals);
     L::store_sums(totals, to + r);
   }
@@ -45,7 +44,7 @@ void multiply(std::int64_t rows, std::int64_t columns, const typename L::Real* m
   }
 }
 
-// `count` numbers, and as many rows of a matrix, each so far from the one before.
+// `count` factors and as many rows of a matrix; strides are in numbers, and may be 0.
 template <class Real>
 struct Weighted {
   std::int64_t count;
@@ -91,7 +90,7 @@ void combine_registers(const Weighted<typename L::Real>& sum, std::int64_t c,
 // to[c] = sum over i of factors[i] rows[i, c], for c in [0, columns).
 template <class L>
 void combine(const Weighted<typename L::Real>& sum, std::int64_t columns, typename L::Real* to) {
-  constexpr std::int64_t kSums = 4;
+  constexpr std::int64_t kSums = 4;  // as many additions as are under way at a time
   std::int64_t c = 0;
   for (; c + kSums * L::kCount <= columns; c += kSums * L::kCount) {
     combine_registers<L, kSums, 1>(sum, c, to, Whole<L>{});

@@ -46,8 +46,9 @@ inline Element element_of(const char* argument, const Tensor& tensor) {
 }
 
 // Whether the strides are those of a dense tensor whose dimensions have this order, the outermost
-// first; those of a dimension of one element do not matter.
+// first; those of a dimension of one element do not matter, nor do any where there are no elements.
 inline bool is_dense(const Tensor& tensor, std::initializer_list<std::int64_t> order) {
+  if (tensor.numel() == 0) return true;
   std::int64_t expected = 1;
   for (auto dim = std::rbegin(order); dim != std::rend(order); ++dim) {
     if (tensor.size(*dim) != 1 && tensor.stride(*dim) != expected) return false;
@@ -151,6 +152,7 @@ std::tuple<torch::stable::Tensor, torch::stable::Tensor> forward(
     const torch::stable::Tensor& w2, const MaybeTensor& b2, const MaybeTensor& residual, bool relu,
     const Run& run) {
   Shape shape = detail::shape_of(x);
+  const Element element = detail::element_of("x", x);
   const Layers layers = detail::layers_of(x, w1, b1, w2, b2, shape);
   const void* added = residual ? detail::same_as_x("residual", *residual, x, shape) : nullptr;
   torch::stable::Tensor y = torch::stable::empty_like(x);
@@ -158,7 +160,7 @@ std::tuple<torch::stable::Tensor, torch::stable::Tensor> forward(
       x, {shape.count, 2 * shape.channels + shape.hidden}, detail::real_dtype(x));
   if (shape.count > 0) {
     run(Forward{.shape = shape,
-                .element = detail::element_of("x", x),
+                .element = element,
                 .layers = layers,
                 .x = x.const_data_ptr(),
                 .residual = added,
@@ -179,6 +181,7 @@ Gradients6 backward(const torch::stable::Tensor& grad, const torch::stable::Tens
                     const torch::stable::Tensor& w1, const torch::stable::Tensor& w2,
                     const std::vector<bool>& wanted, const Run& run) {
   Shape shape = detail::shape_of(x);
+  const Element element = detail::element_of("x", x);
   const Layers layers = detail::layers_of(x, w1, std::nullopt, w2, std::nullopt, shape);
   const std::int64_t row = 2 * shape.channels + shape.hidden;
   if (state.scalar_type() != detail::real_dtype(x) || state.device() != x.device() ||
@@ -207,7 +210,7 @@ Gradients6 backward(const torch::stable::Tensor& grad, const torch::stable::Tens
   };
   const Backward call{
       .shape = shape,
-      .element = detail::element_of("x", x),
+      .element = element,
       .layers = layers,
       .grad = detail::same_as_x("grad", grad, x, shape),
       .x = x.const_data_ptr(),

@@ -36,22 +36,20 @@ class Buffer {
 };
 
 // A matrix or a bias as the kernels want it, in Real. Where it is so already it stays where it is.
-class Numbers {
+class RealCopy {
  public:
-  Numbers(Element element, const void* outside, std::int64_t count)
+  RealCopy(Element element, const void* outside, std::int64_t count)
       : element_(element), outside_(outside), count_(count),
         copy_(element, is_copied() ? count : 0) {}
 
   void* get() const { return is_copied() ? copy_.get() : const_cast<void*>(outside_); }
 
   const void* read() const {
-    if (is_copied()) copy_numbers(outside_, element_, copy_.get(), real_of(element_), count_);
+    if (is_copied()) widen(outside_, element_, copy_.get(), count_);
     return get();
   }
   void write() const {
-    if (is_copied()) {
-      copy_numbers(copy_.get(), real_of(element_), const_cast<void*>(outside_), element_, count_);
-    }
+    if (is_copied()) round_to(copy_.get(), const_cast<void*>(outside_), element_, count_);
   }
 
  private:
@@ -64,15 +62,15 @@ class Numbers {
 };
 
 // Both layers, or their gradients.
-struct AllNumbers {
-  Numbers w1, b1, w2, b2;
-  AllNumbers(const Shape& shape, Element element, const void* w1, const void* b1, const void* w2,
-             const void* b2)
+struct LayersInReal {
+  RealCopy w1, b1, w2, b2;
+  LayersInReal(const Shape& shape, Element element, const void* w1, const void* b1, const void* w2,
+               const void* b2)
       : w1(element, w1, shape.hidden * shape.channels), b1(element, b1, shape.hidden),
         w2(element, w2, shape.channels * shape.hidden), b2(element, b2, shape.channels) {}
 };
 
-Weights weights_of(const AllNumbers& layers) {
+Weights weights_of(const LayersInReal& layers) {
   return {layers.w1.read(), layers.b1.read(), layers.w2.read(), layers.b2.read()};
 }
 
@@ -86,11 +84,11 @@ void run(const Forward& call, const Parallel& parallel) {
   const Shape& shape = call.shape;
   const Kernels kernels =
       kernels_for(shape, call.element, call.residual != nullptr, call.relu);
-  const AllNumbers layers(shape, call.layers.element, call.layers.w1, call.layers.b1, call.layers.w2,
-                        call.layers.b2);
+  const LayersInReal layers(shape, call.layers.element, call.layers.w1, call.layers.b1,
+                            call.layers.w2, call.layers.b2);
   const Weights weights = weights_of(layers);
   parallel(shape.count, grain_of(shape), [&](std::int64_t begin, std::int64_t end) {
-    const Buffer workspace(call.element, 3 * shape.channels);
+    const Buffer workspace(call.element, kWorkspace * shape.channels);
     kernels.forward(call, weights, begin, end, workspace.get());
   });
 }
@@ -98,25 +96,25 @@ void run(const Forward& call, const Parallel& parallel) {
 void run(const Backward& call, const Parallel& parallel) {
   const Shape& shape = call.shape;
   const Kernels kernels = kernels_for(shape, call.element, false, call.y != nullptr);
-  const AllNumbers layers(shape, call.layers.element, call.layers.w1, nullptr, call.layers.w2,
-                        nullptr);
+  const LayersInReal layers(shape, call.layers.element, call.layers.w1, nullptr, call.layers.w2,
+                            nullptr);
   const Weights weights = weights_of(layers);
   const Buffer slopes(call.element, shape.count * (shape.channels + shape.hidden));
   parallel(shape.count, grain_of(shape), [&](std::int64_t begin, std::int64_t end) {
-    const Buffer workspace(call.element, 3 * shape.channels);
+    const Buffer workspace(call.element, kWorkspace * shape.channels);
     kernels.backward(call, weights, slopes.get(), begin, end, workspace.get());
   });
 
   if (!(call.grad_w1 || call.grad_b1 || call.grad_w2 || call.grad_b2)) return;
-  const AllNumbers sums(shape, call.layers.element, call.grad_w1, call.grad_b1, call.grad_w2,
-                      call.grad_b2);
+  const LayersInReal sums(shape, call.layers.element, call.grad_w1, call.grad_b1, call.grad_w2,
+                          call.grad_b2);
   const Gradients gradients{sums.w1.get(), sums.b1.get(), sums.w2.get(), sums.b2.get()};
   const std::int64_t row_work = shape.count * shape.channels;
   parallel(shape.hidden, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, row_work)),
            [&](std::int64_t begin, std::int64_t end) {
              kernels.layers(call, slopes.get(), gradients, begin, end);
            });
-  for (const Numbers* sum : {&sums.w1, &sums.b1, &sums.w2, &sums.b2}) sum->write();
+  for (const RealCopy* sum : {&sums.w1, &sums.b1, &sums.w2, &sums.b2}) sum->write();
 }
 
 }  // namespace perfkit::squeeze_excite

@@ -15,8 +15,9 @@
 //
 // Sums and everything of [N, C] are in float ("Real"), in double where x is double; what is written
 // in the dtype of x is rounded once, to nearest, ties to even. A sample is summed in an order that
-// depends on its shape alone, and so are samples: results do not depend on the number of threads. (On
-// CUDA the order depends on the device and on alignment too, and is the same from run to run.)
+// depends on its shape, its dtype and the instruction set alone, and so are samples: results do not
+// depend on the number of threads. (On CUDA the order depends on the device and on alignment too, and
+// is the same from run to run.)
 // Nothing here knows of torch.
 #pragma once
 
@@ -67,7 +68,7 @@ struct Backward {
   const void* state;
   // nullptr where nobody asks for it:
   void* grad_x;
-  void* grad_residual;
+  void* grad_residual;  // only with y
   void* grad_w1;  // of the layers' dtype, as all that follow
   void* grad_b1;
   void* grad_w2;
@@ -75,7 +76,7 @@ struct Backward {
 };
 
 // How a caller spreads work over threads: calls task(begin, end) for ranges that make up
-// [0, count), of at least `grain` where there is more than one.
+// [0, count), none of them empty, of at least `grain` where there is more than one.
 using Parallel = std::function<void(std::int64_t count, std::int64_t grain,
                                     const std::function<void(std::int64_t, std::int64_t)>& task)>;
 

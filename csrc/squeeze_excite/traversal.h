@@ -11,12 +11,15 @@ namespace perfkit::squeeze_excite {
 namespace {
 
 // Samples come from memory and go there. The CPU asks for what comes next in a page by itself, but
-// not beyond it, and stores wait for the lines that they overwrite: so each access asks for what
-// comes so much later (up to 1.7 times as fast). Beyond the end nothing happens.
-constexpr std::int64_t kAheadBytes = 4096;
+// not beyond it, and stores wait for the lines that they overwrite: so whole registers ask for what
+// comes so much later (up to 1.7 times as fast; a single number would ask for each line many times).
+// Beyond the end nothing happens.
+constexpr std::uintptr_t kAheadBytes = 4096;
 
 template <class T>
-const char* ahead_of(const T* here) { return reinterpret_cast<const char*>(here) + kAheadBytes; }
+const void* ahead_of(const T* here) {
+  return reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(here) + kAheadBytes);
+}
 
 // A whole register of elements, or the first few: how a term or a map loads and stores; `read` and
 // `write` are for the tensors that are walked through.
@@ -28,13 +31,13 @@ struct Whole {
   void store(T* to, L lanes) const { lanes.store(to); }
   template <class T>
   L read(const T* from) const {
-    __builtin_prefetch(ahead_of(from), 0, 2);
+    if constexpr (L::kCount > 1) __builtin_prefetch(ahead_of(from), 0, 2);  // into L2
     return load(from);
   }
-  // As if to read: to ask to write was slower.
+  // Into L1, and as if to read: to ask to write was slower.
   template <class T>
   void write(T* to, L lanes) const {
-    __builtin_prefetch(ahead_of(to), 0, 3);
+    if constexpr (L::kCount > 1) __builtin_prefetch(ahead_of(to), 0, 3);
     store(to, lanes);
   }
 };
@@ -54,6 +57,9 @@ struct First {
 
 inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
+// `store_sums` of the lanes takes so many registers.
+constexpr std::int64_t kSummedAtOnce = 4;
+
 // Calls body(i, part) for all of [0, count) in registers, the last one perhaps in part.
 template <class L, class Body>
 void for_registers(std::int64_t count, const Body& body) {
@@ -62,7 +68,7 @@ void for_registers(std::int64_t count, const Body& body) {
   if (i < count) body(i, First<L>{count - i});
 }
 
-// Long sums are made of sums of so many, and those again: rounding grows with the longest chain.
+// Long sums are made of sums of so many: rounding grows with the longest chain.
 constexpr std::int64_t kChain = 16;
 
 // Sum over [0, count) of term(i, part), which gives 0 beyond a part.
@@ -104,20 +110,21 @@ class Planes {
   std::int64_t units() const { return channels_; }
   // So many make up about this many elements.
   std::int64_t units_of(std::int64_t elements) const {
-    return (1 + elements / (pixels_ * kAtOnce)) * kAtOnce;
+    const std::int64_t step = are_small() ? kSummedAtOnce : 1;
+    return (1 + elements / (pixels_ * step)) * step;
   }
 
-  // sums[c] of the planes [begin, end); term(offset, part) of an element of the sample. The ends of
-  // one call are multiples of kAtOnce, or the last.
+  // sums[c] of the planes [begin, end); term(offset, part) of an element of the sample. Small planes
+  // begin and end at multiples of kSummedAtOnce, or at the last.
   template <class Term>
   void add(std::int64_t begin, std::int64_t end, Real* sums, const Term& term) {
     std::int64_t c = begin;
-    // Of small planes a large part is to sum a register.
-    for (; pixels_ <= kChain * L::kCount && c + kAtOnce <= end; c += kAtOnce) {
-      L totals[kAtOnce];
+    // Of a small plane a large part is to sum a register.
+    for (; are_small() && c + kSummedAtOnce <= end; c += kSummedAtOnce) {
+      L totals[kSummedAtOnce];
       for (L& total : totals) total = L::all(0);
       for_registers<L>(pixels_, [&](std::int64_t s, auto part) {
-        for (std::int64_t i = 0; i < kAtOnce; ++i) {
+        for (std::int64_t i = 0; i < kSummedAtOnce; ++i) {
           totals[i] = totals[i] + term((c + i) * pixels_ + s, part);
         }
       });
@@ -143,7 +150,9 @@ class Planes {
   }
 
  private:
-  static constexpr std::int64_t kAtOnce = 4;
+  // Their sums are one chain.
+  bool are_small() const { return pixels_ <= kChain * L::kCount; }
+
   std::int64_t channels_, pixels_;
 };
 
@@ -162,7 +171,7 @@ class Pixels {
 
   std::int64_t units() const { return pixels_; }
   std::int64_t units_of(std::int64_t elements) const {
-    return (1 + elements / (channels_ * kAtOnce)) * kAtOnce;
+    return (1 + elements / (channels_ * kRows)) * kRows;
   }
 
   // As in Planes; `sums` is complete when the last pixel has been added.
@@ -174,9 +183,9 @@ class Pixels {
       clear(middle_);
     }
     for (std::int64_t s = begin; s < end;) {
-      if (end - s >= kAtOnce && kRun - s % kRun >= kAtOnce) {
-        add_rows<kAtOnce>(s, term);
-        s += kAtOnce;
+      if (end - s >= kRows) {
+        add_rows<kRows>(s, term);
+        s += kRows;
       } else {
         add_rows<1>(s, term);
         s += 1;
@@ -197,15 +206,15 @@ class Pixels {
   }
 
  private:
-  static constexpr std::int64_t kAtOnce = 8;  // so many rows are added before memory is touched
-  static constexpr std::int64_t kRun = kChain * kAtOnce;
+  static constexpr std::int64_t kRows = 8;  // so many rows are added before memory is touched
+  static constexpr std::int64_t kRun = kChain * kRows;
 
-  template <std::int64_t kRows, class Term>
+  template <std::int64_t kAdded, class Term>
   void add_rows(std::int64_t s, const Term& term) {
     for_registers<L>(channels_, [&](std::int64_t c, auto part) {
-      L rows[kRows];
-      for (std::int64_t i = 0; i < kRows; ++i) rows[i] = term((s + i) * channels_ + c, part);
-      for (std::int64_t half = kRows / 2; half > 0; half /= 2) {
+      L rows[kAdded];
+      for (std::int64_t i = 0; i < kAdded; ++i) rows[i] = term((s + i) * channels_ + c, part);
+      for (std::int64_t half = kAdded / 2; half > 0; half /= 2) {
         for (std::int64_t i = 0; i < half; ++i) rows[i] = rows[i] + rows[i + half];
       }
       part.store(partial_ + c, part.load(partial_ + c) + rows[0]);

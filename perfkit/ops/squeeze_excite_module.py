@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, get_args
 
 from torch import Tensor, nn
 
 from perfkit.core.config import Ops
-from perfkit.core.errors import PerfkitError
+from perfkit.ops.refusals import refusal
 
 
 class SqueezeExcite(nn.Module):
@@ -41,13 +42,13 @@ class SqueezeExcite(nn.Module):
             ops: "fused" for `perfkit.ops.squeeze_excite`, "reference" for the same in plain torch.
 
         Raises:
-            PerfkitError: for channels below 1, and names that do not exist.
+            PerfkitError: for channels that are no integers of at least 1, and names that do not
+                exist.
         """
         super().__init__()
+        _check_size("channels", channels)
         squeeze = max(channels // 16, 1) if squeeze_channels is None else squeeze_channels
-        for name, size in (("channels", channels), ("squeeze_channels", squeeze)):
-            if size < 1:
-                raise PerfkitError(f"SqueezeExcite: `{name}` must be at least 1, got {size}")
+        _check_size("squeeze_channels", squeeze)
         _check_name("activation", activation, (None, "relu"))
         _check_name("ops", ops, get_args(Ops))
         self.fc1: nn.Module
@@ -81,10 +82,14 @@ class SqueezeExcite(nn.Module):
         return f"activation={self.activation!r}, ops={self.ops!r}"
 
 
-def _check_name(argument: str, name: object, known: tuple[object, ...]) -> None:
-    if name not in known:
-        expected = " or ".join(map(repr, known))
-        raise PerfkitError(f"SqueezeExcite: `{argument}` must be {expected}, got {name!r}")
+def _check_size(argument: str, size: object) -> None:
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+        raise refusal("SqueezeExcite", argument, "an integer of at least 1", repr(size))
+
+
+def _check_name(argument: str, name: object, known: tuple[str | None, ...]) -> None:
+    if not (name is None or isinstance(name, str)) or name not in known:
+        raise refusal("SqueezeExcite", argument, " or ".join(map(repr, known)), repr(name))
 
 
 def _take_either_shape(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from perfkit.core.errors import PerfkitError
-from perfkit.ops import native
+from perfkit.ops import native, refusals
 from perfkit.ops.reference import squeeze_excite as plain
-from perfkit.ops.refusals import describe, refusal
+from perfkit.ops.refusals import describe
 
 NAME = "squeeze_excite"
-_refusal = partial(refusal, NAME)
+_refusal = partial(refusals.refusal, NAME)
 _NAMES = ("x", "w1", "b1", "w2", "b2", "residual")
+_PROMOTED = {torch.float32, torch.float16, torch.bfloat16}
 _WHY_NO_CUDA = native.load()
 
 
@@ -40,7 +42,8 @@ def squeeze_excite(
     where x is), and the result is rounded once; so under autocast nothing is cast but an x or a
     residual of lower precision than the other. Results do not depend on the number of threads and
     are the same from run to run. Gradients flow to every tensor that asks for one; second
-    derivatives, torch.vmap and subclasses of Tensor are not supported.
+    derivatives, forward-mode differentiation, torch.func and subclasses of Tensor are not
+    supported.
 
     Keeps x and [N, 2C + R] numbers for the backward, and with a ReLU also its own result.
 
@@ -52,12 +55,12 @@ def squeeze_excite(
         b1: [R], dtype of w1, or None.
         w2: [C, R] or [C, R, 1, 1], dtype of w1.
         b2: [C], dtype of w1, or None.
-        residual: shape and dtype of x (another floating dtype under autocast), or None. May be x.
+        residual: shape and dtype of x (under autocast float32, float16 and bfloat16 go together,
+            in float32), or None. May be x.
         activation: "relu" or None.
 
     Returns:
-        A new tensor, shape and memory format of x; dtype of x, or under autocast that of x and
-        residual promoted.
+        A new tensor, shape, memory format and dtype of x, or float32 as said of the residual.
 
     Raises:
         PerfkitError: an argument is not as described above, or the native library is missing.
@@ -66,10 +69,11 @@ def squeeze_excite(
     if (
         residual is not None
         and residual.dtype != x.dtype
+        and {residual.dtype, x.dtype} <= _PROMOTED
         and torch.is_autocast_enabled(x.device.type)
     ):
-        dtype = torch.promote_types(x.dtype, residual.dtype)
-        x, residual = x.to(dtype), residual.to(dtype)
+        x, residual, w1, w2 = x.float(), residual.float(), w1.float(), w2.float()
+        b1, b2 = (None if bias is None else bias.float() for bias in (b1, b2))
     if x.dtype == torch.float64 and x.is_cuda:
         return plain.squeeze_excite(x, w1, b1, w2, b2, residual=residual, activation=activation)
     x = _dense(x, x)
@@ -97,7 +101,10 @@ def _check(*arguments: Any) -> None:
             raise _refusal(name, "a tensor", type(tensor).__name__)
         elif name in ("x", "w1", "w2"):
             raise _refusal(name, "a tensor", "None")
-    if activation not in (None, "relu"):
+        # Otherwise torch would drop it without a word.
+        if not torch.compiler.is_compiling() and _has_tangent(tensor):
+            raise _refusal(name, "without a tangent (no forward-mode derivatives)", "one with")
+    if not (activation is None or (isinstance(activation, str) and activation == "relu")):
         raise _refusal("activation", 'None or "relu"', repr(activation))
     if x.is_cuda and _WHY_NO_CUDA:
         raise _refusal("x", f"on the CPU ({_WHY_NO_CUDA})", f"on {x.device}")
@@ -105,6 +112,10 @@ def _check(*arguments: Any) -> None:
         raise _refusal("x", "on the CPU or a CUDA device", f"on {x.device}")
     if x.dim() not in (3, 4):
         raise _refusal("x", "[N, C, H, W] or [N, L, C]", describe(x))
+
+
+def _has_tangent(tensor: Tensor | None) -> bool:
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def _dense(tensor: Tensor, x: Tensor) -> Tensor:

@@ -248,13 +248,28 @@ def test_an_empty_batch_gives_an_empty_result_and_gradients_of_zero(layout: str)
         assert torch.equal(got[name], torch.zeros_like(tensor)), name
 
 
+@pytest.mark.parametrize("shape", [(0, 6, 5, 4), (0, 5, 6)], ids=["image", "tokens"])
+def test_an_empty_batch_takes_strides_of_any_kind(shape: tuple[int, ...]) -> None:
+    w1, w2 = torch.ones(2, 6), torch.ones(6, 2)
+    x = torch.ones(shape, requires_grad=True)
+    squeeze_excite(x, w1, None, w2, None).sum().backward()  # a gradient of strides 0
+    assert x.grad is not None
+    assert x.grad.shape == shape
+    gaps = torch.ones(*shape[:-1], 2 * shape[-1])[..., ::2]
+    flipped = torch.ones(shape[0], *shape[:0:-1]).permute(0, *range(len(shape) - 1, 0, -1))
+    assert squeeze_excite(gaps, w1, None, w2, None, residual=flipped).shape == shape
+
+
 # --- Determinism --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("height", "width"), [(25, 20), (7, 7)])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_results_are_the_same_from_run_to_run_and_for_any_number_of_threads(layout: str) -> None:
-    # Enough for every sample, and every row of the layers, to be worth a thread.
-    shape = (9, 500, 130) if layout == "tokens" else (9, 130, 25, 20)
+def test_results_are_the_same_from_run_to_run_and_for_any_number_of_threads(
+    layout: str, height: int, width: int
+) -> None:
+    # Enough for samples, and rows of the layers, to be worth a thread.
+    shape = (9, height * width, 130) if layout == "tokens" else (9, 130, height, width)
     case = make(shape, layout=layout, residual=True, relu=True, squeeze=64)
     want = evaluate(squeeze_excite, case)
     for threads in (1, 2, 2, 3):

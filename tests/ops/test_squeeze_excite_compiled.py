@@ -176,6 +176,18 @@ def test_autocast_gives_the_dtype_of_eager_torch(
     assert ours.dtype == theirs.dtype
 
 
+def test_autocast_takes_layers_of_low_precision_with_a_residual_of_float32() -> None:
+    case = make(SHAPES["NCHW"], residual=True)
+    *low, residual = case.tensors
+    low = [one.bfloat16() for one in low if one is not None]
+    assert len(low) == 5
+    with torch.autocast("cpu", torch.bfloat16):
+        y = squeeze_excite(*low, residual=residual)
+    assert y.dtype == torch.float32
+    want = eager(*(one.float() for one in low), residual=residual)
+    torch.testing.assert_close(y, want)
+
+
 # --- Checkpointing, DDP and FSDP ------------------------------------------------------------------
 
 

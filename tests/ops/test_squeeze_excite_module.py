@@ -138,9 +138,15 @@ def test_the_module_names_its_form() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": 0}, "`channels` must be at least 1, got 0"),
-        ({"channels": -3}, "`channels` must be at least 1, got -3"),
-        ({"channels": 8, "squeeze_channels": 0}, "`squeeze_channels` must be at least 1, got 0"),
+        ({"channels": 0}, "`channels` must be an integer of at least 1, got 0"),
+        ({"channels": -3}, "`channels` must be an integer of at least 1, got -3"),
+        ({"channels": 8.0}, "`channels` must be an integer of at least 1, got 8.0"),
+        ({"channels": "8"}, "`channels` must be an integer of at least 1, got '8'"),
+        ({"channels": None}, "`channels` must be an integer of at least 1, got None"),
+        ({"channels": True}, "`channels` must be an integer of at least 1, got True"),
+        ({"channels": 8, "squeeze_channels": 0}, "`squeeze_channels` must be an integer .*, got 0"),
+        ({"channels": 8, "squeeze_channels": 2.5}, "`squeeze_channels` must be .*, got 2.5"),
+        ({"channels": 8, "activation": ["relu"]}, r"`activation` must be .*, got \['relu'\]"),
         ({"channels": 8, "activation": "gelu"}, "`activation` must be None or 'relu', got 'gelu'"),
         ({"channels": 8, "ops": "fast"}, "`ops` must be 'fused' or 'reference', got 'fast'"),
     ],

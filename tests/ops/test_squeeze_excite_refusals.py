@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from perfkit.core.errors import PerfkitError
 from perfkit.ops import squeeze_excite
@@ -88,6 +90,10 @@ def shrunk(tensor: Tensor) -> Tensor:
         ({"residual": shrunk(X)}, r"`residual` must be a tensor within its storage, got 7 bytes"),
         ({"activation": "gelu"}, r"`activation` must be None or \"relu\", got 'gelu'"),
         ({"activation": True}, r"`activation` must be None or \"relu\", got True"),
+        (
+            {"activation": np.array(["relu", "relu"])},
+            r"`activation` must be None or \"relu\", got array",
+        ),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_is_allowed_and_what_came(
@@ -104,6 +110,34 @@ def test_a_wrong_argument_is_named_with_what_is_allowed_and_what_came(
 STATE = torch.zeros(2, 2 * 8 + 3)
 SPREAD = torch.ones(2, 8, 4, 10)[..., ::2]
 LAST = X.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"residual": X.int()}, "`residual` must be float32 .*, like `x`, got "),
+        ({"residual": X.cfloat()}, "`residual` must be float32 .*, like `x`, got "),
+        ({"residual": X.double()}, "`residual` must be float32 .*, like `x`, got float64"),
+        ({"x": X.int(), "residual": X}, "`x` must be float32, float16, bfloat16, or .*, got "),
+    ],
+)
+def test_autocast_promotes_no_residual_of_other_than_its_dtypes(
+    changed: dict[str, Any], message: str
+) -> None:
+    arguments = {"x": X, "w1": W1, "b1": B1, "w2": W2, "b2": B2} | changed
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(PerfkitError, match=message):
+        squeeze_excite(**arguments)
+
+
+# torch's own forward mode uses what torch has deprecated.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("name", ["x", "w1", "b1", "w2", "b2", "residual"])
+def test_a_tangent_is_refused_where_torch_would_drop_it(name: str) -> None:
+    arguments = {"x": X, "w1": W1, "b1": B1, "w2": W2, "b2": B2, "residual": X}
+    with forward_ad.dual_level():
+        arguments[name] = forward_ad.make_dual(arguments[name], torch.ones_like(arguments[name]))
+        with pytest.raises(PerfkitError, match=f"`{name}` must be without a tangent"):
+            squeeze_excite(**arguments)
 
 
 @pytest.mark.parametrize(

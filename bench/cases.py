@@ -14,6 +14,7 @@ from typing import Any
 
 import preprocess
 import squeeze
+import squeeze_models
 import torch
 from noop import NoOp
 
@@ -188,6 +189,19 @@ def squeeze_excite(setup: squeeze.Setup) -> Callable[[], Measurement]:
     return measure
 
 
+def squeeze_excite_step(setup: squeeze_models.Setup) -> Callable[[], Measurement]:
+    """Seconds of a whole training step, beside the same with plain torch."""
+
+    def measure() -> Measurement:
+        return Measurement(
+            squeeze_models.measure(setup)["fused"],
+            squeeze_models.finding(setup),
+            {"threads": str(setup.threads), "batch": str(setup.batch)},
+        )
+
+    return measure
+
+
 def squeeze_excite_mean() -> Measurement:
     """Seconds of forward and backward once at each shape, and what the shapes come to."""
     fastest = (min(squeeze.measure(one)["call_s"]["training"]["perfkit"]) for one in squeeze.PLAIN)
@@ -256,4 +270,8 @@ CASES = (
         for setup in (*squeeze.PLAIN, *squeeze.LARGE_PAGES, *squeeze.WITH_RESIDUAL)
     ),
     Case("squeeze-excite-mean", "squeeze-excite, all shapes", squeeze_excite_mean),
+    *(
+        Case(f"squeeze-excite-{setup.name}", "squeeze-excite, step", squeeze_excite_step(setup))
+        for setup in squeeze_models.SETUPS
+    ),
 )

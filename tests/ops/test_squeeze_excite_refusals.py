@@ -130,7 +130,7 @@ def test_autocast_promotes_no_residual_of_other_than_its_dtypes(
 
 
 # torch's own forward mode uses what torch has deprecated.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 @pytest.mark.parametrize("name", ["x", "w1", "b1", "w2", "b2", "residual"])
 def test_a_tangent_is_refused_where_torch_would_drop_it(name: str) -> None:
     arguments = {"x": X, "w1": W1, "b1": B1, "w2": W2, "b2": B2, "residual": X}

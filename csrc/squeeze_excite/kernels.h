@@ -182,7 +182,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
 // over n of d2[n,c] hidden[n, .], and with the first rows all of the biases'.
 template <class L>
 void layer_gradients(const Backward& call, const void* slopes, const Gradients& gradients,
-                std::int64_t begin, std::int64_t end) {
+                     std::int64_t begin, std::int64_t end) {
   using Real = typename L::Real;
   const auto [count, channels, pixels, hidden, channels_last] = call.shape;
   const State<Real> state(call.state, call.shape, 0);

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from fresh_process import measure_afresh
 from numpy.typing import NDArray
 
 from perfkit.measure.paired import time_paired
@@ -43,20 +43,10 @@ class Setup:
 
 def measure(setup: Setup) -> dict[str, Any]:
     """Run ``setup`` in a fresh process and return what ``main`` prints."""
-    environ = os.environ | {"OMP_NUM_THREADS": str(setup.threads)}
+    environ = {"OMP_NUM_THREADS": str(setup.threads)}
     if setup.isa:
         environ["PERFKIT_CPU_ISA"] = setup.isa
-    done = subprocess.run(
-        [sys.executable, __file__, json.dumps(asdict(setup))],
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    facts: dict[str, Any] = json.loads(done.stdout)
-    return facts
+    return measure_afresh(__file__, setup, environ)
 
 
 def main(setup: Setup) -> dict[str, Any]:
@@ -104,7 +94,7 @@ def _photos(size: int, count: int) -> tuple[Bytes, str]:
         from perfkit.data.synthetic_fundus import SyntheticFundus
 
         drawn = SyntheticFundus("test", count=min(count, 4), size=min(size, 512), seed=0)
-        loaded = [drawn[i][0].permute(1, 2, 0).numpy() for i in range(len(drawn))]
+        loaded = [drawn.read(i).permute(1, 2, 0).numpy() for i in range(len(drawn))]
         source = f"{len(loaded)} synthetic fundus photographs"
     resized = []
     for i in range(count):

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from fresh_process import measure_afresh
 from torch import Tensor
 
 from perfkit.core.stats import Interval, ratio_interval
@@ -29,6 +28,7 @@ REDUCTION = 16
 # The kernel's setting; torch's allocator may ask for large pages only where it is not "never".
 LARGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SHORTEST_S = 0.02  # a timed round takes about so long, if not longer
+LARGEST_KEPT_BYTES = 31 << 20  # just below glibc's DEFAULT_MMAP_THRESHOLD_MAX
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,7 @@ WITH_RESIDUAL = tuple(Setup((BATCH, *shape), residual=True) for shape in _IMAGES
 @cache
 def measure(setup: Setup) -> dict[str, Any]:
     """Run ``setup`` in a fresh process and return what ``main`` returns."""
-    done = subprocess.run(
-        [sys.executable, __file__, json.dumps(asdict(setup))],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"THP_MEM_ALLOC_ENABLE": str(int(setup.large_pages))},
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    facts: dict[str, Any] = json.loads(done.stdout)
-    return facts
+    return measure_afresh(__file__, setup, {"THP_MEM_ALLOC_ENABLE": str(int(setup.large_pages))})
 
 
 def main(setup: Setup) -> dict[str, Any]:
@@ -100,6 +90,9 @@ def main(setup: Setup) -> dict[str, Any]:
 
     torch.set_num_threads(setup.threads)
     torch.manual_seed(0)
+    # As in any process that trains a network: once a large block was freed, glibc keeps what is
+    # freed for the next call. Else it may give all back in each call, or not, by chance.
+    torch.empty(LARGEST_KEPT_BYTES, dtype=torch.uint8)
     arguments, options, gradient = _inputs(setup)
     ways: dict[str, Callable[..., Tensor]] = {
         "perfkit": squeeze_excite,

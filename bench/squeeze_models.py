@@ -7,13 +7,13 @@ the fields of Setup as JSON it measures one and prints the samples in seconds.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import get_args
 
 import torch
+from fresh_process import measure_afresh
 from torch import Tensor, nn
 
 from perfkit.core.config import Ops
@@ -49,16 +49,7 @@ SETUPS = (
 @cache
 def measure(setup: Setup) -> dict[str, list[float]]:
     """Run ``setup`` in a fresh process; return the seconds of a step by what ran the blocks."""
-    done = subprocess.run(
-        [sys.executable, __file__, json.dumps(asdict(setup))],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    seconds: dict[str, list[float]] = json.loads(done.stdout)
-    return seconds
+    return measure_afresh(__file__, setup)
 
 
 def main(setup: Setup) -> dict[str, list[float]]:

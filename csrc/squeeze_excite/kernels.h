@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "elements.h"
+#include "fresh_pages.h"
 #include "kernel_table.h"
 #include "matrices.h"
 #include "squeeze_excite.h"
@@ -30,6 +31,16 @@ void in_pairs(const Layout& layout, std::int64_t begin, std::int64_t end, const 
       second(n, unit, past);
     }
   }
+}
+
+// Of a tensor like x, which may be nullptr, the samples [begin, end).
+template <class T>
+FreshPages fresh_samples(void* tensor, const Shape& shape, std::int64_t begin, std::int64_t end) {
+  const std::int64_t sample = shape.channels * shape.pixels;
+  T* first = static_cast<T*>(tensor);
+  if (tensor == nullptr) return {nullptr, nullptr, 0};
+  return {first + begin * sample, first + end * sample,
+          shape.count * sample * static_cast<std::int64_t>(sizeof(T))};
 }
 
 // A [N, 2C + R] row of the state.
@@ -72,6 +83,7 @@ void forward_range(const Forward& call, const Weights& weights, std::int64_t beg
   const Shape& shape = call.shape;
   const std::int64_t sample = shape.channels * shape.pixels;
   Layout layout(shape, static_cast<Real*>(workspace));
+  FreshPages fresh_y = fresh_samples<T>(call.y, shape, begin, end);
 
   const auto pool = [&](std::int64_t n, std::int64_t from, std::int64_t to) {
     const T* x = static_cast<const T*>(call.x) + n * sample;
@@ -82,6 +94,7 @@ void forward_range(const Forward& call, const Weights& weights, std::int64_t beg
     const T* x = static_cast<const T*>(call.x) + n * sample;
     const T* residual = kResidual ? static_cast<const T*>(call.residual) + n * sample : nullptr;
     T* y = static_cast<T*>(call.y) + n * sample;
+    fresh_y.reach(y + layout.elements_of(to));
     const Real* gate = State<Real>(call.state, shape, n).gate;
     layout.map(from, to, gate, gate,
                [&](std::int64_t offset, L gate, L, auto part) {
@@ -112,6 +125,8 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
   const auto* w2 = static_cast<const Real*>(weights.w2);
   Layout layout(shape, static_cast<Real*>(workspace));
   Real* shift = static_cast<Real*>(workspace) + 2 * channels;
+  FreshPages fresh_x = fresh_samples<T>(call.grad_x, shape, begin, end);
+  FreshPages fresh_residual = fresh_samples<T>(call.grad_residual, shape, begin, end);
   const auto slopes = [&](std::int64_t n) {
     return static_cast<Real*>(all_slopes) + n * (channels + hidden);
   };
@@ -131,6 +146,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
       });
     } else if constexpr (kRelu) {
       T* grad_residual = static_cast<T*>(call.grad_residual) + n * sample;
+      fresh_residual.reach(grad_residual + layout.elements_of(to));
       layout.add(from, to, slopes(n), [&](std::int64_t offset, auto part) {
         const L g = L::where_above_zero(part.read(y + offset), part.read(grad + offset));
         part.write(grad_residual + offset, g);
@@ -144,6 +160,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
         static_cast<const T*>(through_residual ? call.grad_residual : call.grad) + n * sample;
     const T* y = kRelu ? static_cast<const T*>(call.y) + n * sample : nullptr;
     T* grad_x = static_cast<T*>(call.grad_x) + n * sample;
+    fresh_x.reach(grad_x + layout.elements_of(to));
     const bool masked = kRelu && !through_residual;
     layout.map(from, to, State<Real>(call.state, shape, n).gate, shift,
                [&](std::int64_t offset, L gate, L shift, auto part) {

@@ -108,6 +108,7 @@ class Planes {
   Planes(const Shape& shape, Real*) : channels_(shape.channels), pixels_(shape.pixels) {}
 
   std::int64_t units() const { return channels_; }
+  std::int64_t elements_of(std::int64_t units) const { return units * pixels_; }
   // So many make up about this many elements.
   std::int64_t units_of(std::int64_t elements) const {
     const std::int64_t step = are_small() ? kSummedAtOnce : 1;
@@ -170,6 +171,7 @@ class Pixels {
         middle_(partial + shape.channels) {}
 
   std::int64_t units() const { return pixels_; }
+  std::int64_t elements_of(std::int64_t units) const { return units * channels_; }
   std::int64_t units_of(std::int64_t elements) const {
     return (1 + elements / (channels_ * kRows)) * kRows;
   }

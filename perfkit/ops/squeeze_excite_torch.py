@@ -23,6 +23,8 @@ _refusal = partial(refusals.refusal, NAME)
 _NAMES = ("x", "w1", "b1", "w2", "b2", "residual")
 _PROMOTED = {torch.float32, torch.float16, torch.bfloat16}
 _WHY_NO_CUDA = native.load()
+_FORWARD = torch.ops.perfkit.squeeze_excite.default
+_BACKWARD = torch.ops.perfkit.squeeze_excite_backward.default
 
 
 def squeeze_excite(
@@ -80,7 +82,7 @@ def squeeze_excite(
     residual = None if residual is None else _dense(residual, x)
     layers = [None if one is None else one.contiguous() for one in (w1, b1, w2, b2)]
     try:
-        y: Tensor = torch.ops.perfkit.squeeze_excite(x, *layers, residual, activation == "relu")[0]
+        y: Tensor = _FORWARD(x, *layers, residual, activation == "relu")[0]
     except RuntimeError as error:
         # Shapes, dtypes and devices are refused at the operator's edge.
         if str(error).startswith(f"{NAME}: `"):
@@ -156,29 +158,51 @@ def _real(x: Tensor, *shape: int) -> Tensor:
     return x.new_empty(shape, dtype=x.dtype if x.dtype == torch.float64 else torch.float32)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, w1, _, w2, _, _, relu = inputs
-    y, state = output
-    ctx.save_for_backward(x, y if relu else None, state, w1, w2)
-    ctx.mark_non_differentiable(state)
-    ctx.set_materialize_grads(False)
+class _Differentiable(torch.autograd.Function):
+    """Joins the two operators; by itself, as `register_autograd` would cost a third more."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        x, w1, _, w2, _, _, relu = inputs
+        y, state = _run(*inputs)
+        ctx.save_for_backward(x, y if relu else None, state, w1, w2)
+        ctx.mark_non_differentiable(state)
+        ctx.set_materialize_grads(False)
+        return y, state
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad = gradients[0]
+        if grad is None:
+            return (None,) * 7
+        x, y, state, w1, w2 = ctx.saved_tensors
+        of_x, of_w1, of_b1, of_w2, of_b2, of_residual, _ = ctx.needs_input_grad
+        # Without a ReLU the residual's gradient is that of the result.
+        wanted = [of_x, of_residual and y is not None, of_w1, of_b1, of_w2, of_b2]
+        made: list[Tensor | None] = [None] * 6
+        if any(wanted):
+            made = [
+                one if asked else None
+                for one, asked in zip(
+                    _BACKWARD(_dense(grad, x), x, y, state, w1, w2, wanted), wanted, strict=True
+                )
+            ]
+        through = made.pop(1)
+        return (*made, through if y is not None else grad if of_residual else None, None)
 
 
-def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 7
-    x, y, state, w1, w2 = ctx.saved_tensors
-    of_x, of_w1, of_b1, of_w2, of_b2, of_residual, _ = ctx.needs_input_grad
-    # Without a ReLU the residual's gradient is that of the result.
-    wanted = [of_x, of_residual and y is not None, of_w1, of_b1, of_w2, of_b2]
-    gradients: list[Tensor | None] = [None] * 6
-    if any(wanted):
-        made = torch.ops.perfkit.squeeze_excite_backward(
-            _dense(grad, x), x, y, state, w1, w2, wanted
-        )
-        gradients = [one if asked else None for one, asked in zip(made, wanted, strict=True)]
-    through = gradients.pop(1)
-    return (*gradients, through if y is not None else grad if of_residual else None, None)
+def _run(*inputs: Any) -> tuple[Tensor, Tensor]:
+    with torch._C._AutoDispatchBelowAutograd():
+        y, state = _FORWARD(*inputs)
+    return y, state
+
+
+@torch.library.impl("perfkit::squeeze_excite", "Autograd")
+def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+    if torch.is_grad_enabled() and any(isinstance(i, Tensor) and i.requires_grad for i in inputs):
+        y, state = _Differentiable.apply(*inputs)
+        return y, state
+    return _run(*inputs)
 
 
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -192,7 +216,6 @@ def _no_second_derivatives(ctx: Any, *gradients: Tensor) -> None:
     )
 
 
-torch.library.register_autograd("perfkit::squeeze_excite", _backward, setup_context=_keep)
 torch.library.register_autograd(
     "perfkit::squeeze_excite_backward", _no_second_derivatives, setup_context=_keep_nothing
 )

@@ -8,12 +8,7 @@ from statistics import median
 from typing import Literal
 
 from perfkit.core.record import Cell, Record
-from perfkit.core.stats import Interval, ratio_interval, rounds_needed
-
-EQUAL_BOUND = 0.02
-"""Two costs whose whole interval lies within this share of each other are called equal."""
-
-Word = Literal["faster", "slower", "equal", "undecided"]
+from perfkit.core.stats import EQUAL_BOUND, Interval, Word, ratio_interval, rounds_needed
 
 
 def round_step_s(cell: Cell) -> list[float]:

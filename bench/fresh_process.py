@@ -30,6 +30,6 @@ def measure_afresh(
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(done.stderr)
+        raise RuntimeError(f"{file} ended with {done.returncode}: {done.stderr}")
     facts: dict[str, Any] = json.loads(done.stdout)
     return facts

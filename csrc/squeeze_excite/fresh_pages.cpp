@@ -7,13 +7,13 @@
 
 namespace perfkit::squeeze_excite {
 
-// Both calls are hints: whatever they answer, pages come when they are written.
+// Whatever the kernel answers: pages come when they are written at the latest.
 void make_present([[maybe_unused]] void* begin, [[maybe_unused]] std::int64_t bytes) {
 #ifdef __linux__
   constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, which older headers lack
   static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<std::uintptr_t>(begin);
-  // The page of `begin` may hold what was written before it: the next one tells.
+  // A page that begins before may hold what was written there: the next one tells.
   const std::uintptr_t first = (address + page - 1) / page * page;
   const std::uintptr_t past = address + static_cast<std::uintptr_t>(bytes);
   unsigned char residence = 0;

@@ -15,21 +15,24 @@
 namespace perfkit::squeeze_excite {
 namespace {
 
-// Calls, for each sample of [begin, end), first(n, all units), ready(n), second(n, all units), where
-// first of the next sample goes along with second, a few kilobytes in turn.
+// Calls, for each sample of [begin, end), first(n, all units), ready(n), second(n, all units), a few
+// kilobytes at a time, where first of the next sample goes in turn with second.
 template <class Layout, class First, class Ready, class Second>
 void in_pairs(const Layout& layout, std::int64_t begin, std::int64_t end, const First& first,
               const Ready& ready, const Second& second) {
   constexpr std::int64_t kTurnElements = 2048;
   const std::int64_t units = layout.units(), turn = layout.units_of(kTurnElements);
-  if (begin < end) first(begin, 0, units);
+  const auto in_turns = [&](const auto& body) {
+    for (std::int64_t unit = 0; unit < units; unit += turn) body(unit, least(units, unit + turn));
+  };
+  if (begin == end) return;
+  in_turns([&](std::int64_t from, std::int64_t to) { first(begin, from, to); });
   for (std::int64_t n = begin; n < end; ++n) {
     ready(n);
-    for (std::int64_t unit = 0; unit < units; unit += turn) {
-      const std::int64_t past = least(units, unit + turn);
-      if (n + 1 < end) first(n + 1, unit, past);
-      second(n, unit, past);
-    }
+    in_turns([&](std::int64_t from, std::int64_t to) {
+      if (n + 1 < end) first(n + 1, from, to);
+      second(n, from, to);
+    });
   }
 }
 
@@ -125,8 +128,8 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
   const auto* w2 = static_cast<const Real*>(weights.w2);
   Layout layout(shape, static_cast<Real*>(workspace));
   Real* shift = static_cast<Real*>(workspace) + 2 * channels;
-  FreshPages fresh_x = fresh_samples<T>(call.grad_x, shape, begin, end);
-  FreshPages fresh_residual = fresh_samples<T>(call.grad_residual, shape, begin, end);
+  FreshPages fresh_grad_x = fresh_samples<T>(call.grad_x, shape, begin, end);
+  FreshPages fresh_grad_residual = fresh_samples<T>(call.grad_residual, shape, begin, end);
   const auto slopes = [&](std::int64_t n) {
     return static_cast<Real*>(all_slopes) + n * (channels + hidden);
   };
@@ -146,7 +149,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
       });
     } else if constexpr (kRelu) {
       T* grad_residual = static_cast<T*>(call.grad_residual) + n * sample;
-      fresh_residual.reach(grad_residual + layout.elements_of(to));
+      fresh_grad_residual.reach(grad_residual + layout.elements_of(to));
       layout.add(from, to, slopes(n), [&](std::int64_t offset, auto part) {
         const L g = L::where_above_zero(part.read(y + offset), part.read(grad + offset));
         part.write(grad_residual + offset, g);
@@ -160,7 +163,7 @@ void backward_range(const Backward& call, const Weights& weights, void* all_slop
         static_cast<const T*>(through_residual ? call.grad_residual : call.grad) + n * sample;
     const T* y = kRelu ? static_cast<const T*>(call.y) + n * sample : nullptr;
     T* grad_x = static_cast<T*>(call.grad_x) + n * sample;
-    fresh_x.reach(grad_x + layout.elements_of(to));
+    fresh_grad_x.reach(grad_x + layout.elements_of(to));
     const bool masked = kRelu && !through_residual;
     layout.map(from, to, State<Real>(call.state, shape, n).gate, shift,
                [&](std::int64_t offset, L gate, L shift, auto part) {

@@ -301,6 +301,25 @@ def test_second_derivatives_are_refused() -> None:
         grad.sum().backward()
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_profiler_counts_each_call_once(learns: bool) -> None:
+    x, *layers = make(SMALL["NCHW"]).tensors[:5]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        y = squeeze_excite(x.requires_grad_(learns), *layers)
+        if learns:
+            y.sum().backward()
+    names = [event.name for event in profile.events()]
+    assert names.count("perfkit::squeeze_excite") == 1
+    assert names.count("perfkit::squeeze_excite_backward") == learns
+
+
+def test_the_graph_names_the_operator() -> None:
+    x, *layers = make(SMALL["NCHW"]).tensors[:5]
+    node = squeeze_excite(x.requires_grad_(), *layers).grad_fn
+    assert node is not None
+    assert "SqueezeExcite" in node.name()
+
+
 class Backwards(TorchDispatchMode):
     """Notes which gradients each run of the backward operator was asked for."""
 

@@ -6,6 +6,9 @@
 //
 // Exit code 1 for a number that is not what plain loops in double make of the same input, and for
 // bytes that depend on how the work is spread over threads.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -14,6 +17,7 @@
 #include <vector>
 
 #include "fuzz.h"
+#include "squeeze_excite/fresh_pages.h"
 #include "squeeze_excite/lanes_scalar.h"
 #include "squeeze_excite/layers.h"
 #include "squeeze_excite/squeeze_excite.h"
@@ -259,10 +263,48 @@ void fuzz_one() {
   std::exit(1);
 }
 
+// Pages that are asked for are there and hold what they held; the first one alone tells.
+void check_fresh_pages() {
+  constexpr std::size_t kPages = 80, kPage = 4096;
+  const auto fail = [](const char* words) {
+    std::puts(words);
+    std::exit(1);
+  };
+  void* memory = mmap(nullptr, kPages * kPage, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED || sysconf(_SC_PAGESIZE) != kPage) return;
+  char* const bytes = static_cast<char*>(memory);
+  const auto present = [&](std::size_t page) {
+    unsigned char answer = 0;
+    return mincore(bytes + page * kPage, kPage, &answer) == 0 && (answer & 1) != 0;
+  };
+  // So old a kernel makes nothing present: nothing to see here.
+  const bool can = madvise(bytes + (kPages - 1) * kPage, kPage, 23) == 0;
+  bytes[0] = 'a';
+  make_present(bytes + 1, 10 * kPage);  // from the second page on
+  if (can && !(present(1) && present(10))) fail("pages that were asked for are not there");
+  if (present(11)) fail("pages are there that nobody asked for");
+  bytes[20 * kPage] = 'b';
+  make_present(bytes + 20 * kPage, 10 * kPage);
+  if (present(21)) fail("pages were made although the first is there");
+  FreshPages small(bytes + 40 * kPage, bytes + 80 * kPage, 40 * kPage);
+  small.reach(bytes + 80 * kPage);
+  if (present(40)) fail("the pages of a small tensor were asked for");
+  FreshPages large(bytes + 40 * kPage, bytes + 44 * kPage, 1 << 20);
+  large.reach(bytes + 40 * kPage);
+  if (present(40)) fail("pages were asked for before they are reached");
+  large.reach(bytes + 41 * kPage);
+  if (can && !present(43)) fail("pages that are reached are not there");
+  if (present(44)) fail("pages beyond the end were asked for");
+  if (bytes[0] != 'a' || bytes[20 * kPage] != 'b' || bytes[kPage] != 0) fail("contents changed");
+  munmap(memory, kPages * kPage);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
   if (count != 3) return 2;
+  check_fresh_pages();
   const long cases = std::atol(arguments[1]);
   const std::uint64_t seed = std::strtoull(arguments[2], nullptr, 10);
   for (long i = 0; i < cases; ++i) {

@@ -11,6 +11,7 @@ from perfkit.core import cli
 COMMANDS = {
     "profile": "run one training under one parallel strategy and say what it costs",
     "train": "train for some epochs, and say what the model is worth and what it took",
+    "sweep": "measure configurations beside each other, in rounds of fresh processes",
     "compare": "print runs side by side and draw them",
     "synthesize": "write synthetic fundus photographs as a data set",
     "doctor": "print what this machine can run, and why not the rest",

@@ -150,6 +150,13 @@ def devices(cell: Cell) -> int:
     return cell.ranks * cell.devices_per_rank
 
 
+def peak_mib(cell: Cell) -> float | None:
+    """Return the peak memory of the rank that took most: of its GPUs where it has some."""
+    on_gpu = [max(memory.cuda_allocated_mib) for memory in cell.memory if memory.cuda_allocated_mib]
+    on_cpu = [m.cpu_peak_mib for m in cell.memory if m.cpu_peak_mib is not None]
+    return max(on_gpu or on_cpu, default=None)
+
+
 def _step_s_of_rounds(cell: Cell) -> dict[int, float]:
     slowest: dict[int, float] = defaultdict(float)
     for block in cell.blocks:

@@ -56,6 +56,20 @@ def validate(model: type[Model], values: Mapping[str, Any]) -> Model:
         raise PerfkitError(option + reason) from None
 
 
+def as_flags(options: Mapping[str, Any]) -> list[str]:
+    """Return options as the flags that `parse` makes them of; None is left out."""
+    flags: list[str] = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            flags += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            flags += [f"--{flag}", str(value)]
+    return flags
+
+
 def peek(option: str, argv: Sequence[str]) -> str | None:
     """Return the value of an option that must be known before the flags can be parsed."""
     for position, argument in enumerate(argv):

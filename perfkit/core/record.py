@@ -43,6 +43,8 @@ RECORD_NAME = "record.json"
 
 FOREIGN_LOAD_BOUND = 0.10
 """Share of the host's CPU time that other processes may take before numbers are doubtful."""
+FOREIGN_LOAD = "other processes took"
+"""How a taint begins that says so."""
 
 Role = Literal["strategy", "baseline", "variant", "ablation"]
 

@@ -203,12 +203,18 @@ def rounds_needed(numerator: Sequence[float], denominator: Sequence[float], boun
 
     The rounds after which the paired t interval of `ratio_interval` is as narrow as the distance
     of the estimate from 1, or as ``bound`` where it is nearer, if estimate and spread stay as they
-    are: n with z * s / sqrt(n) = distance. Needs two rounds.
+    are: the least n with t(n - 1) s / sqrt(n) <= distance. Needs two rounds.
     """
+    from scipy import stats
+
     logs = _log_ratios(numerator, denominator)
     distance = max(abs(fmean(logs)), math.log1p(bound))
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    return math.ceil((z * stdev(logs) / distance) ** 2)
+    level = (1 + CONFIDENCE) / 2
+    # Student's t is wider than the normal: its n is the same or larger by a few.
+    count = max(math.ceil((NormalDist().inv_cdf(level) * stdev(logs) / distance) ** 2), 2)
+    while stats.t.ppf(level, count - 1) * stdev(logs) / math.sqrt(count) > distance:
+        count += 1
+    return count
 
 
 def is_stable(values: Sequence[float], *, window: int, bound: float) -> bool:

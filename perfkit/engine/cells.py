@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 from perfkit.core.config import ProfileConfig, RunConfig
 from perfkit.core.errors import PerfkitError
-from perfkit.core.record import FOREIGN_LOAD_BOUND, Block, Cell, HostLoad, Memory, Record, Role
+from perfkit.core.record import (
+    FOREIGN_LOAD,
+    FOREIGN_LOAD_BOUND,
+    Block,
+    Cell,
+    HostLoad,
+    Memory,
+    Record,
+    Role,
+)
 from perfkit.engine.cell import RankFacts
 from perfkit.engine.preprocessing import preprocesses
 from perfkit.engine.resolve import Batch, batch_sizes
@@ -164,4 +173,4 @@ def load_taints(label: str, load: Sequence[HostLoad]) -> list[str]:
     shares = [part.foreign_cpu_share for part in load if part.foreign_cpu_share is not None]
     if not shares or max(shares) <= FOREIGN_LOAD_BOUND:
         return []
-    return [f"other processes took up to {max(shares):.0%} of this host's CPU time beside {label}"]
+    return [f"{FOREIGN_LOAD} up to {max(shares):.0%} of this host's CPU time beside {label}"]

@@ -12,9 +12,11 @@ from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.host import available_cores
 from perfkit.engine.folder import is_complete, what_is_left
+from perfkit.launch.child import PARENT_VARIABLE, die_with_parent
 from perfkit.launch.detect import Place, detect
 from perfkit.launch.spawn import RankError, run_ranks
 from perfkit.strategies import STRATEGIES
+from perfkit.strategies.base import Layout
 
 RANKS_PER_CORE = 8  # more would only show how a machine swaps
 
@@ -37,12 +39,10 @@ def run_command(
     layout = STRATEGIES[config.strategy].layout(config)
     command = [sys.executable, "-m", module, *arguments]
     threads = config.threads or max(available_cores() // layout.ranks, 1)
-    most = RANKS_PER_CORE * available_cores()
-    if layout.ranks > most:
-        raise PerfkitError(
-            f"--strategy {config.strategy} --gpus {layout.devices} needs {layout.ranks} processes, "
-            f"too many for {available_cores()} cores; ask for at most {most}, or use a launcher"
-        )
+    refuse_crowd(config, layout)
+    # Somebody who started this process to wait for its end (a sweep) says so.
+    if PARENT_VARIABLE in os.environ:
+        die_with_parent()
     try:
         run_ranks(command, ranks=layout.ranks, threads=threads)
         if not is_complete(folder):
@@ -60,8 +60,18 @@ def run_command(
         return cli.EXIT_USER_ERROR
 
 
+def refuse_crowd(config: RunConfig, layout: Layout) -> None:
+    """Raise PerfkitError where this host would have to start more ranks than it can run."""
+    most = RANKS_PER_CORE * available_cores()
+    if layout.ranks > most:
+        raise PerfkitError(
+            f"--strategy {config.strategy} --gpus {layout.devices} needs {layout.ranks} processes, "
+            f"too many for {available_cores()} cores; ask for at most {most}, or use a launcher"
+        )
+
+
 def _be_rank(place: Place, be_rank: BeRank) -> int:
-    from perfkit.launch.child import die_with_parent, report_errors
+    from perfkit.launch.child import report_errors
 
     die_with_parent()
     with report_errors():

@@ -20,7 +20,7 @@ from perfkit.engine.resolve import Config, batch_sizes, resolve
 from perfkit.launch.child import report_errors
 from perfkit.launch.detect import Place
 from perfkit.strategies import STRATEGIES
-from perfkit.strategies.base import Mesh
+from perfkit.strategies.base import Layout, Mesh
 from perfkit.strategies.devices import DeviceChoice, choose_devices
 from perfkit.strategies.precision import cpu_flags, expected_slower, why_not
 from perfkit.trace.nsight import under_nsys
@@ -54,22 +54,9 @@ def started(
             f"--strategy {config.strategy} --gpus {layout.devices} needs {layout.ranks} "
             f"process(es) and {place.launcher} started {place.world_size}; make them agree"
         )
-    choice = choose_devices(
-        config,
-        layout,
-        local_rank=place.local_rank,
-        local_world_size=place.local_world_size,
-        gpu_count=torch.cuda.device_count(),
+    config, choice, precision_notices = settled(
+        config, layout, local_rank=place.local_rank, local_world_size=place.local_world_size
     )
-    precision_notices = _precision_notices(config, choice)
-    config = resolve(
-        config,
-        layout,
-        on_cuda=choice.devices[0].torch_device.type == "cuda",
-        cores=available_cores(),
-        local_world_size=place.local_world_size,
-    )
-    batch_sizes(config, layout.ranks)
     notices = (
         *choice.taints,
         *precision_notices,
@@ -83,6 +70,32 @@ def started(
         report_errors(),
     ):
         yield Start(config, place, choice, mesh, share(own_folder, mesh), notices)
+
+
+def settled(
+    config: Config, layout: Layout, *, local_rank: int, local_world_size: int
+) -> tuple[Config, DeviceChoice, list[str]]:
+    """Return the config with nothing left open, the devices of a rank of it, and notices.
+
+    Raises PerfkitError for what this machine cannot run.
+    """
+    choice = choose_devices(
+        config,
+        layout,
+        local_rank=local_rank,
+        local_world_size=local_world_size,
+        gpu_count=torch.cuda.device_count(),
+    )
+    notices = _precision_notices(config, choice)
+    config = resolve(
+        config,
+        layout,
+        on_cuda=choice.devices[0].torch_device.type == "cuda",
+        cores=available_cores(),
+        local_world_size=local_world_size,
+    )
+    batch_sizes(config, layout.ranks)
+    return config, choice, notices
 
 
 def _worker_notices(config: Config, place: Place) -> list[str]:

@@ -18,7 +18,7 @@ from perfkit.measure.memory import MIB
 
 PREFIXES = (
     *("OMP_", "GOMP_", "KMP_", "MKL_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "CUBLAS_", "CUDA_"),
-    *("LD_PRELOAD", "MALLOC_"),  # another allocator, or other thresholds of this one
+    *("LD_PRELOAD", "MALLOC_", "THP_"),  # another allocator, or other settings of this one
 )
 
 

@@ -16,6 +16,7 @@ from perfkit.analysis.training import best_epoch, time_to_train_s
 from perfkit.core.errors import PerfkitError
 from perfkit.core.files import replacing
 from perfkit.core.record import Record
+from perfkit.report.figures import BAR, BAR_HEIGHT, CEILING, OUTLINE, ROUND, tidy
 from perfkit.report.terminal import (
     COSTS,
     PHASE_NAMES,
@@ -32,13 +33,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-# Okabe and Ito, Color Universal Design (2008): colour-blind readers can tell them apart.
-BAR, CEILING = "#a6cee3", "#d55e00"
-OUTLINE: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.4, "zorder": 4}
-ROUND: dict[str, Any] = {"s": 20, "color": "#0072b2", **OUTLINE}
 STEP: dict[str, Any] = {"s": 9, "color": "black", **OUTLINE}
 SERIAL: dict[str, Any] = {"s": 36, "marker": "D", "facecolor": "white", "edgecolor": "black"}
-LEGEND: dict[str, Any] = {"ncols": 4, "fontsize": 8, "frameon": False}
 PHASE_COLOURS = {
     "data_wait": "#999999",
     "host_to_device": "#e69f00",
@@ -48,7 +44,6 @@ PHASE_COLOURS = {
     "optimizer": "#009e73",
     "other": "#dddddd",
 }
-BAR_HEIGHT = 0.6
 SAMPLES = {
     "quick look": ("timed pass", "one round"),
     "own loop": ("timed pass", "one round"),
@@ -148,17 +143,9 @@ def draw_comparison(records: Sequence[Record], path: Path) -> None:
     names = [_row_name(letter, r) for letter, r in zip(ascii_uppercase, records, strict=False)]
     left.set_yticks(range(len(records)), names, fontsize=8)
     left.set_ylim(len(records) - 0.5, -0.5)
-    for axes, side in ((left, "left"), (right, "right")):
-        axes.set_xlim(left=0)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", color="#e5e5e5")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        handles, labels = axes.get_legend_handles_labels()
-        once = dict(zip(labels, handles, strict=True))
-        # Below the axes, where it can cover no sample.
-        place: Any = f"outside lower {side}"
-        figure.legend(list(once.values()), list(once), loc=place, **LEGEND)
+    left.set_xlim(left=0)
+    right.set_xlim(left=0)
+    tidy(figure, {"left": left, "right": right})
     try:
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=150)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -16,9 +17,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from perfkit.core.sweep import Sweep
 from perfkit.core.training_result import Epoch
 from perfkit.report.training import epoch_words
-from perfkit.report.words import duration
+from perfkit.report.words import count_of, duration
 
 
 class _Display:
@@ -111,6 +113,31 @@ class TrainingDisplay(_Display):
         if left_s > 0:
             line += f"; about {duration(left_s)} left"
         self._console.print(f"perfkit: {line}", soft_wrap=True)
+
+
+class SweepDisplay(_Display):
+    """Of a sweep: its parts are the seconds that its processes are expected to take."""
+
+    columns = (TimeElapsedColumn(),)
+
+    def plan(self, sweep: Sweep, left_s: float, processes: int) -> None:
+        """Tell what is about to be run."""
+        if processes == 0:
+            return
+        able = sum(cell.skipped is None for cell in sweep.cells)
+        ends = datetime.now().astimezone() + timedelta(seconds=left_s)
+        self._console.print(
+            f"perfkit: {processes} processes to run ({count_of(able, 'cell')}, "
+            f"{count_of(sweep.rounds, 'round')}): about {duration(left_s)}, until "
+            f"{ends:%H:%M}",
+            soft_wrap=True,
+        )
+        self._bar.update(self._task, total=left_s)
+
+    def start(self, what: str, done_s: float, left_s: float) -> None:
+        """Show which process begins now."""
+        left = f"; about {duration(left_s)} left" if left_s > 0 else ""
+        self._show(what + left, round(done_s))
 
 
 class Silence:

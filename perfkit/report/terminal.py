@@ -327,11 +327,11 @@ def foreign_share(cell: Cell) -> float:
 
 def peak(cell: Cell) -> str:
     """Return the peak memory of the rank that took most: of its GPUs where it has some."""
-    on_gpu = [max(memory.cuda_allocated_mib) for memory in cell.memory if memory.cuda_allocated_mib]
-    on_cpu = [memory.cpu_peak_mib for memory in cell.memory if memory.cpu_peak_mib is not None]
-    if on_gpu:
-        return f"{max(on_gpu):,.0f} MiB GPU"
-    return f"{max(on_cpu):,.0f} MiB CPU" if on_cpu else "?"
+    mib = speed.peak_mib(cell)
+    if mib is None:
+        return "?"
+    on_gpu = any(memory.cuda_allocated_mib for memory in cell.memory)
+    return f"{mib:,.0f} MiB {'GPU' if on_gpu else 'CPU'}"
 
 
 def precision_words(cell: Cell) -> str:

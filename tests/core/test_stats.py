@@ -259,5 +259,5 @@ def test_the_rounds_needed_are_those_after_which_the_interval_leaves_1() -> None
 
 def test_a_ratio_nearer_to_1_than_the_bound_needs_the_rounds_of_the_bound() -> None:
     close = [1.001, 0.999, 1.003, 0.997]
-    assert rounds_needed(close, [1.0] * 4, 0.02) == 1
+    assert rounds_needed(close, [1.0] * 4, 0.02) == 3  # t(2) = 4.3 of 0.25 % over sqrt(3)
     assert rounds_needed([1.1, 0.9, 1.1, 0.9], [1.0] * 4, 0.02) > 50

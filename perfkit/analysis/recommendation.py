@@ -1,0 +1,71 @@
+"""Which cell of a sweep to use, for what, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from perfkit.analysis import speed
+from perfkit.analysis.sweep import Row, in_both
+from perfkit.core.record import Record
+from perfkit.core.stats import Verdict, verdicts
+
+Goal = Literal["time", "throughput per device", "memory"]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The best cell for a goal, or those among which no best can be told."""
+
+    goal: Goal
+    best: list[str]
+    """One label where the best is decided; several that cannot be told apart, cheapest first."""
+    runner_up: str | None
+    """The next cheapest; None where there is no other."""
+    verdict: Verdict | None
+    """Of the cheapest cell against the next."""
+
+
+def recommend(rows: Sequence[Row]) -> list[Recommendation]:
+    """Return a recommendation for every goal that the Records of the sweep tell about.
+
+    The cheapest cell is recommended where it is faster (or takes less) than the next by the
+    interval of their common rounds, corrected for the number of other cells; cells that differ from
+    it by less than can be told are named beside it.
+    """
+    found = []
+    for goal in ("time", "throughput per device", "memory"):
+        costs = {row.label: _costs(goal, row) for row in rows}
+        if all(costs.values()):
+            found.append(_best(goal, costs))
+    return found
+
+
+def _best(goal: Goal, costs: dict[str, dict[int, float]]) -> Recommendation:
+    order = sorted(costs, key=lambda label: median(costs[label].values()))
+    best, others = order[0], order[1:]
+    others = [label for label in others if costs[label].keys() & costs[best].keys()]
+    decided = verdicts([in_both(costs[label], costs[best]) for label in others])
+    tied = [
+        label for label, verdict in zip(others, decided, strict=True) if verdict.word != "faster"
+    ]
+    return Recommendation(
+        goal, [best, *tied], others[0] if others else None, decided[0] if decided else None
+    )
+
+
+def _costs(goal: Goal, row: Row) -> dict[int, float]:
+    """Return what the goal wants little of, by round; empty where it is not known."""
+    if goal == "time":
+        return row.sample_s
+    if goal == "throughput per device":
+        devices = speed.devices(row.cell)
+        return {index: seconds * devices for index, seconds in row.sample_s.items()}
+    peaks = {index: _peak(record) for index, record in row.records.items()}
+    return {index: peak for index, peak in peaks.items() if peak is not None}
+
+
+def _peak(record: Record) -> float | None:
+    return speed.peak_mib(record.cells[0])

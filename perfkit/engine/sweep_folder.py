@@ -1,0 +1,67 @@
+"""The folder of a sweep: where the Records of its processes are, and which are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from perfkit.core.config import RunConfig
+from perfkit.core.errors import PerfkitError
+from perfkit.core.record import RECORD_NAME, Record, read_record
+from perfkit.core.sweep import Sweep
+from perfkit.engine.folder import is_complete
+
+
+def record_folder(folder: Path, sweep: Sweep, round_index: int, index: int) -> Path:
+    """Return the run folder of a cell in a round."""
+    width = len(str(sweep.rounds))
+    return folder / f"round{round_index + 1:0{width}}" / f"cell{index + 1}"
+
+
+def turns(sweep: Sweep) -> Iterator[tuple[int, int]]:
+    """Yield (round, cell) in the order in which they are run."""
+    for round_index in range(sweep.rounds):
+        for index in sweep.order(round_index):
+            yield round_index, index
+
+
+def missing(sweep: Sweep, folder: Path) -> list[tuple[int, int]]:
+    """Return the (round, cell) whose Record is not there or not complete."""
+    return [turn for turn in turns(sweep) if not is_complete(record_folder(folder, sweep, *turn))]
+
+
+def read_records(sweep: Sweep, folder: Path) -> dict[int, dict[int, Record]]:
+    """Return the complete Records by cell and round.
+
+    Raises PerfkitError for one that is damaged, or that is not of the cell whose place it takes.
+    """
+    found: dict[int, dict[int, Record]] = {}
+    for round_index, index in turns(sweep):
+        run = record_folder(folder, sweep, round_index, index)
+        if not is_complete(run):
+            continue
+        record = read_record(run)
+        if record.environment.hardware != sweep.hardware:
+            raise PerfkitError(
+                f"{run / RECORD_NAME}: was measured on {record.environment.hardware}, the sweep on "
+                f"{sweep.hardware}; measure both in sweeps of their own"
+            )
+        changed = _first_difference(sweep.config(index), record.config)
+        if changed is not None:
+            raise PerfkitError(
+                f"{run / RECORD_NAME}: is no run of cell {sweep.cells[index].label!r} ({changed}); "
+                f"delete {run}, then: perfkit sweep --resume {folder}"
+            )
+        found.setdefault(index, {})[round_index] = record
+    return found
+
+
+def _first_difference(asked: RunConfig, ran: object) -> str | None:
+    """Return in which option that was asked for a run is another; what was open may be anything."""
+    if not isinstance(ran, RunConfig):
+        return "it is a loop of one's own"
+    for option in sorted(asked.model_fields_set):
+        wanted, got = getattr(asked, option), getattr(ran, option, None)
+        if wanted is not None and wanted != got:
+            return f"{option} is {got}, asked for was {wanted}"
+    return None

@@ -1,0 +1,248 @@
+"""A sweep as a table (terminal, Markdown, CSV) and as sentences."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.table import Table
+
+from perfkit.analysis import speed
+from perfkit.analysis.recommendation import Goal, Recommendation, recommend
+from perfkit.analysis.sweep import Row, sweep_drift
+from perfkit.analysis.training import time_to_train_s
+from perfkit.core.config import Precision, StrategyName
+from perfkit.core.files import replacing
+from perfkit.core.record import FOREIGN_LOAD, FOREIGN_LOAD_BOUND
+from perfkit.core.stats import CONFIDENCE, Verdict
+from perfkit.core.sweep import Sweep
+from perfkit.report.terminal import Line, foreign_share, print_lines
+from perfkit.report.training import METRIC_NAMES
+from perfkit.report.words import bounds, count_of, duration, significant
+
+DRIFT_BOUND = 0.05  # of the machine over the sweep; less is not worth a notice
+KEY_WIDTH = 25
+COSTS_OF: dict[Goal, str] = {
+    "time": "the time",
+    "throughput per device": "the device time",
+    "memory": "the memory",
+}
+MOST_NAMED = 3  # cells that share a notice are named up to this number
+
+
+def print_sweep(sweep: Sweep, rows: Sequence[Row], missing: int, console: Console) -> None:
+    """Print what was measured and what it comes to."""
+    console.print()
+    console.print(f"{sweep.name}: {count_of(len(sweep.cells), 'cell')}", style="bold")
+    print_lines(_conditions(sweep, rows, missing), console)
+    console.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    headings, *lines = formatted(rows)
+    table.add_column(headings[0], style="bold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    console.print()
+    print_lines(answers(sweep, rows), console, key_width=KEY_WIDTH)
+    print_lines(
+        [("notice", notice) for notice in notices(sweep, rows)],
+        console,
+        key_width=KEY_WIDTH,
+        style="yellow",
+    )
+
+
+def formatted(rows: Sequence[Row]) -> list[list[str]]:
+    """Return headings and a line for every row, as text."""
+    first = rows[0].label
+    trained = [row for row in rows if _metrics(row)]
+    names = list(dict.fromkeys(name for row in trained for name in _metrics(row)))
+    table = [
+        [
+            *("cell", "step", "IQR", "samples/s", f"vs {first}", "95 %", "verdict"),
+            *("ceiling", "first step", "peak memory"),
+            *(["time to train"] if trained else []),
+            *(f"test {METRIC_NAMES.get(name, name)}" for name in names),
+        ]
+    ]
+    for row in rows:
+        step, peak = row.step_s, row.peak_mib
+        verdict = row.verdict
+        table.append(
+            [
+                row.label,
+                duration(step.median),
+                f"{(step.third - step.first) / step.median:.0%}",
+                significant(row.samples_per_s.median),
+                "" if verdict is None else f"{verdict.gain.estimate:.2f}x",
+                "" if verdict is None else bounds(verdict.gain),
+                "" if verdict is None else verdict_words(verdict),
+                f"{row.cell.ceiling:g}x",
+                duration(row.time_to_first_step_s),
+                "?" if peak is None else f"{peak:,.0f} MiB",
+                *([duration(_time_to_train_s(row))] if trained else []),
+                *(f"{_metrics(row)[name]:.4f}" if name in _metrics(row) else "-" for name in names),
+            ]
+        )
+    return table
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """Return a verdict as the table has it."""
+    if verdict.more_rounds is None:
+        return verdict.word
+    return f"{verdict.word}, ~{verdict.more_rounds} more"
+
+
+def write_tables(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write ``table.md`` as printed and ``table.csv`` in SI units; OSError where they cannot be."""
+    headings, *lines = formatted(rows)
+    ruler = ["---", *["---:"] * (len(headings) - 1)]
+    marked = ["| " + " | ".join(line) + " |" for line in (headings, ruler, *lines)]
+    markdown, comma = folder / "table.md", folder / "table.csv"
+    with replacing(markdown) as temporary:
+        temporary.write_text("\n".join(marked) + "\n", encoding="utf-8")
+    plain = [_plain(row) for row in rows]
+    columns = list(dict.fromkeys(name for values in plain for name in values))
+    with replacing(comma) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(plain)
+    return [markdown, comma]
+
+
+def answers(sweep: Sweep, rows: Sequence[Row]) -> list[Line]:
+    """Return what to use for which goal, and what that does not say."""
+    lines = [(f"for {one.goal}", _advice(one)) for one in recommend(rows)] if len(rows) > 1 else []
+    lines += [("skipped", f"{c.label}: {c.skipped}") for c in sweep.cells if c.skipped is not None]
+    tried = {name for row in rows for name in (row.cell.strategy, row.cell.precision)}
+    known = (*get_args(StrategyName), *get_args(Precision))
+    others = [name for name in known if name not in tried]
+    if others:
+        lines.append(("not tried", ", ".join(others)))
+    return lines
+
+
+def notices(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
+    """Return what makes the numbers doubtful."""
+    found = [
+        f"{row.label}: round {number + 1} lies far from the others, and is kept"
+        for row in rows
+        for number in row.slow_rounds
+    ]
+    moved = sweep_drift(rows)
+    if moved is not None and moved.p_value < 1 - CONFIDENCE:
+        change = moved.factor - 1
+        if abs(change) > DRIFT_BOUND:
+            found.append(
+                f"the machine became {abs(change):.0%} {'slower' if change > 0 else 'faster'} over "
+                "the sweep: ratios within rounds stand, absolute times are of their moment"
+            )
+    busy = {row.label: max(foreign_share(r.cells[0]) for r in row.records.values()) for row in rows}
+    crowded = [label for label, share in busy.items() if share > FOREIGN_LOAD_BOUND]
+    if crowded:
+        most = max(busy.values())
+        found.append(f"{_named(crowded)}: other processes took up to {most:.0%} of the CPU time")
+    taints: dict[str, list[str]] = {}
+    for row in rows:
+        told = {taint for record in row.records.values() for taint in record.taints}
+        for taint in sorted(taint for taint in told if not taint.startswith(FOREIGN_LOAD)):
+            taints.setdefault(taint, []).append(row.label)
+    return found + [f"{_named(labels)}: {taint}" for taint, labels in taints.items()]
+
+
+def _named(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+    return ", ".join(labels[:MOST_NAMED]) + more
+
+
+def _conditions(sweep: Sweep, rows: Sequence[Row], missing: int) -> list[Line]:
+    record = next(iter(rows[0].records.values()))
+    config = record.config
+    processes = sum(len(row.records) for row in rows)
+    px = f", {config.image_size} x {config.image_size} px" if config.image_size else ""
+    short = f"; {missing} of them missing" if missing else ""
+    return [
+        ("workload", f"{config.workload} on {record.data.name}{px}"),
+        ("machine", f"{sweep.hardware}; torch {record.environment.versions.get('torch', '?')}"),
+        (
+            "measured",
+            f"{processes} fresh processes of perfkit {sweep.command}: every cell once in each of "
+            f"{sweep.rounds} rounds, in random order{short}",
+        ),
+        ("scaling", f"{record.scaling}: the {_fixed(record.scaling)} batch is fixed"),
+    ]
+
+
+def _fixed(scaling: str) -> str:
+    return "global" if scaling == "strong" else "local"
+
+
+def _advice(one: Recommendation) -> str:
+    if one.verdict is None or one.runner_up is None:
+        return one.best[0]
+    gain = f"{one.verdict.gain.estimate:.2f}x {bounds(one.verdict.gain)}"
+    if len(one.best) > 1:
+        more = one.verdict.more_rounds
+        rounds = f"; about {count_of(more, 'more round')} would tell" if more is not None else ""
+        same = "are equal" if one.verdict.word == "equal" else "cannot be told apart"
+        return (
+            f"no recommendation among {', '.join(one.best)}: the first two {same}, {gain}{rounds}"
+        )
+    return f"{one.best[0]}; the runner-up, {one.runner_up}, takes {gain} {COSTS_OF[one.goal]}"
+
+
+def _metrics(row: Row) -> dict[str, float]:
+    """Return the medians of what the trainings scored on the test set; empty for a profile."""
+    scores: dict[str, list[float]] = {}
+    for record in row.records.values():
+        if record.training is not None and record.training.test is not None:
+            for name, value in record.training.test.metrics.items():
+                scores.setdefault(name, []).append(value)
+    return {name: sorted(values)[len(values) // 2] for name, values in scores.items()}
+
+
+def _time_to_train_s(row: Row) -> float:
+    times = [time_to_train_s(r.training) for r in row.records.values() if r.training is not None]
+    return sorted(times)[len(times) // 2]
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    cell, step, verdict = row.cell, row.step_s, row.verdict
+    values: dict[str, Any] = {
+        "cell": row.label,
+        "strategy": cell.strategy,
+        "ranks": cell.ranks,
+        "devices": speed.devices(cell),
+        "threads": cell.threads,
+        "workers": cell.workers,
+        "precision": cell.precision,
+        "ops": cell.ops,
+        "local_batch": cell.local_batch,
+        "global_batch": cell.global_batch,
+        "processes": len(row.records),
+        "step_s_first_quartile": step.first,
+        "step_s_median": step.median,
+        "step_s_third_quartile": step.third,
+        "samples_per_s_median": row.samples_per_s.median,
+        "ceiling": cell.ceiling,
+        "time_to_first_step_s": row.time_to_first_step_s,
+        "peak_mib": row.peak_mib,
+    }
+    if verdict is not None:
+        values |= {
+            "gain": verdict.gain.estimate,
+            "gain_low": verdict.gain.low,
+            "gain_high": verdict.gain.high,
+            "verdict": verdict.word,
+            "more_rounds": verdict.more_rounds,
+        }
+    if _metrics(row):
+        values |= {"time_to_train_s": _time_to_train_s(row)}
+        values |= {f"test_{name}": value for name, value in _metrics(row).items()}
+    return values

@@ -1,0 +1,203 @@
+"""``perfkit sweep``: measure a matrix of configurations in rounds of fresh processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from tyro.conf import Positional
+
+from perfkit.core import cli
+from perfkit.core.config import RUN_NAME
+from perfkit.core.errors import PerfkitError
+from perfkit.core.sweep import (
+    Command,
+    Sweep,
+    SweepFile,
+    read_sweep,
+    read_sweep_file,
+    sweep_file,
+    write_sweep,
+)
+
+DESCRIPTION = (
+    "Measure configurations beside each other: every cell once in every round, each time in a "
+    "fresh process, in random order."
+)
+
+
+class SweepFlags(BaseModel):
+    """What to measure, how often, and where it goes."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    file: Positional[Path | None] = None
+    """TOML file: command, rounds, seed, [base], [matrix], [[cells]]. Flags win over it."""
+    command: Command | None = None
+    """What each process runs: perfkit profile (default) or perfkit train."""
+    base: tuple[str, ...] = ()
+    """Options of all cells, as in workload=glaucoma image_size=96."""
+    matrix: tuple[str, ...] = ()
+    """Options of which every combination is a cell, as in strategy=serial,ddp gpus=1,2."""
+    cells: tuple[str, ...] = ()
+    """Cells by themselves, beside the base: what differs, as in strategy=ddp,gpus=2 workers=2."""
+    rounds: int | None = None
+    """Processes of each cell. Default: 6."""
+    seed: int | None = None
+    """Of the order of cells within rounds. Default: 0."""
+    runs: Path = Path("runs")
+    """Folder that the sweep folder is made in."""
+    name: Annotated[str, Field(pattern=RUN_NAME, max_length=200)] | None = None
+    """Name of the sweep folder. Default: time and name of the file."""
+    resume: Path | None = None
+    """Folder of a sweep to go on with; what was measured is kept."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Plan and run the sweep, or what is missing of it, and print what it comes to."""
+    flags = cli.parse(SweepFlags, argv, prog="perfkit sweep", description=DESCRIPTION)
+    # What was asked for is looked at before torch is imported.
+    asked = None if flags.resume is not None else _asked(flags)
+    sweep, folder = _planned(flags, asked) if asked is not None else _resumed(flags)
+
+    from perfkit.analysis.sweep import more_seconds
+    from perfkit.engine.sweep_folder import missing
+    from perfkit.engine.sweep_run import run_sweep
+    from perfkit.report.progress import SweepDisplay
+
+    try:
+        with SweepDisplay() as display:
+            sweep = run_sweep(sweep, folder, display, more_seconds)
+    except KeyboardInterrupt:
+        left = len(missing(read_sweep(folder), folder))
+        print(
+            f"perfkit: interrupted; {count_of_processes(left)} missing; go on with: "
+            f"perfkit sweep --resume {folder}",
+            file=sys.stderr,
+        )
+        return cli.EXIT_USER_ERROR
+    except OSError as error:
+        raise PerfkitError(
+            f"{folder}: cannot be written ({error.strerror}); what was measured is there: make "
+            f"room, then: perfkit sweep --resume {folder}"
+        ) from None
+    return _show(sweep, folder)
+
+
+def _show(sweep: Sweep, folder: Path) -> int:
+    from perfkit.analysis.sweep import rows
+    from perfkit.engine.sweep_folder import missing, read_records
+    from perfkit.report.sweep import print_sweep, write_tables
+    from perfkit.report.sweep_figure import draw_sweep
+    from perfkit.report.terminal import make_console, print_path
+
+    found = rows(sweep, read_records(sweep, folder))
+    if not found:
+        raise PerfkitError(
+            f"{folder}: nothing was measured; {folder / 'logs'} has what each process said"
+        )
+    left = missing(sweep, folder)
+    console = make_console()
+    print_sweep(sweep, found, len(left), console)
+    figure = folder / "figures" / "sweep.png"
+    try:
+        tables = write_tables(found, folder)
+        draw_sweep(sweep, found, figure)
+    except OSError as error:
+        raise PerfkitError(f"{folder}: cannot be written ({error.strerror})") from None
+    console.print()
+    for path in tables:
+        print_path("table", path, console)
+    print_path("figure", figure, console)
+    if left:
+        print(
+            f"perfkit: error: {count_of_processes(len(left))} missing; {folder / 'logs'} has what "
+            f"each said; try those again with: perfkit sweep --resume {folder}",
+            file=sys.stderr,
+        )
+    return int(bool(left))
+
+
+def count_of_processes(count: int) -> str:
+    """Return so many processes in words."""
+    return f"{count} process{'' if count == 1 else 'es'}"
+
+
+def _asked(flags: SweepFlags) -> SweepFile:
+    """Return the file's sweep with the flags in it."""
+    given: dict[str, Any] = {}
+    if flags.file is not None:
+        given = read_sweep_file(flags.file).model_dump(exclude_unset=True)
+    own = {"command": flags.command, "rounds": flags.rounds, "seed": flags.seed}
+    given |= {name: value for name, value in own.items() if value is not None}
+    given["base"] = given.get("base", {}) | _options("--base", flags.base)
+    matrix = {
+        option: value.split(",") for option, value in _options("--matrix", flags.matrix).items()
+    }
+    given["matrix"] = given.get("matrix", {}) | matrix
+    cells = [_options("--cells", cell.split(",")) for cell in flags.cells]
+    given["cells"] = [*given.get("cells", []), *cells]
+    return sweep_file(given, _source(flags))
+
+
+def _source(flags: SweepFlags) -> str:
+    return "sweep" if flags.file is None else f"{flags.file}"
+
+
+def _options(flag: str, pairs: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        option, equals, value = pair.partition("=")
+        if not (option and equals and value):
+            raise PerfkitError(f"{flag} {pair}: has to be option=value, as in workers=2")
+        found[option.replace("-", "_")] = value
+    return found
+
+
+def _planned(flags: SweepFlags, asked: SweepFile) -> tuple[Sweep, Path]:
+    """Plan the sweep and make its folder."""
+    from perfkit.engine.sweep_plan import plan
+
+    now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    name = flags.name or f"{now}-{flags.file.stem if flags.file is not None else 'sweep'}"
+    folder = flags.runs / name
+    if folder.exists():
+        raise PerfkitError(
+            f"{folder} exists; give another --name, or go on with it: "
+            f"perfkit sweep --resume {folder}"
+        )
+    sweep = plan(asked, name, _source(flags))
+    try:
+        folder.mkdir(parents=True)
+        write_sweep(sweep, folder)
+    except OSError as error:
+        raise PerfkitError(
+            f"sweep folder {folder} cannot be made ({error.strerror}); choose another --runs"
+        ) from None
+    return sweep, folder
+
+
+def _resumed(flags: SweepFlags) -> tuple[Sweep, Path]:
+    """Return a sweep to go on with."""
+    folder = flags.resume
+    assert folder is not None
+    if flags != SweepFlags(resume=folder):
+        raise PerfkitError(f"--resume {folder}: goes on as planned; leave out all other options")
+    sweep = read_sweep(folder)
+    from perfkit.measure.environment import describe_environment
+
+    hardware = describe_environment("perfkit").hardware
+    if hardware != sweep.hardware:
+        raise PerfkitError(
+            f"--resume {folder}: was begun on {sweep.hardware}, this is {hardware}; go on there, "
+            "or measure again here"
+        )
+    return sweep, folder
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,98 @@
+"""What a sweep prints, writes and draws."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sweeps import a_sweep, one_process, written
+
+from perfkit.analysis.sweep import Row, rows
+from perfkit.core.sweep import Sweep
+from perfkit.engine.sweep_folder import read_records
+from perfkit.report.sweep import print_sweep, write_tables
+from perfkit.report.sweep_figure import draw_sweep
+
+FAST = [0.100, 0.131, 0.081, 0.110, 0.159, 0.090]
+SLOW = [0.200, 0.260, 0.160, 0.220, 0.320, 0.181]
+SWEEP = a_sweep({"workers": 2}, {"precision": "bf16"})
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> list[Row]:
+    folder = written(SWEEP, tmp_path / "s", [SLOW, FAST, SLOW[::-1]])
+    return rows(SWEEP, read_records(SWEEP, folder))
+
+
+def printed(sweep: Sweep, found: list[Row], missing: int = 0) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    print_sweep(sweep, found, missing, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_table_has_a_line_a_cell_and_the_answers_come_below(measured: list[Row]) -> None:
+    text = printed(SWEEP, measured)
+    lines = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert lines["base"].split()[1:3] == ["210", "ms"]
+    assert "2.0" in lines["workers=2"]
+    assert "faster" in lines["workers=2"]
+    assert "undecided" in lines["precision=bf16"]
+    assert "for time" in text
+    assert "workers=2; the runner-up, " in text
+    assert "not tried" in text
+    assert "18 fresh processes of perfkit profile: every cell once in each of 6 rounds" in text
+
+
+def test_what_is_missing_skipped_and_doubtful_is_told(measured: list[Row]) -> None:
+    cells = [SWEEP.cells[0], SWEEP.cells[1], SWEEP.cells[2].model_copy(update={"skipped": "slow"})]
+    records = dict(measured[0].records)
+    records[0] = records[0].model_copy(update={"taints": ["the sky was grey"]})
+    base = Row("base", records, None, [3])
+    text = printed(SWEEP.model_copy(update={"cells": cells}), [base, measured[1]], missing=2)
+    assert "2 of them missing" in text
+    assert "precision=bf16: slow" in text
+    assert "base: the sky was grey" in text
+    assert "base: round 4 lies far from the others, and is kept" in text
+
+
+def test_foreign_load_is_told_once_for_all_cells() -> None:
+    busy = {"foreign": 0.4}
+    sweep = a_sweep({"workers": 2}, rounds=2)
+    records = {
+        index: {number: one_process(sweep, index, 0.2, **busy) for number in range(2)}
+        for index in range(2)
+    }
+    text = printed(sweep, rows(sweep, records))
+    assert text.count("other processes took") == 1
+    assert "base, workers=2: other processes took up to 40% of the CPU time" in text
+
+
+def test_the_files_say_the_same_as_the_table(measured: list[Row], tmp_path: Path) -> None:
+    markdown, comma = write_tables(measured, tmp_path)
+    lines = markdown.read_text().splitlines()
+    assert len(lines) == 2 + len(measured)
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    with comma.open() as file:
+        plain = list(csv.DictReader(file))
+    assert [values["cell"] for values in plain] == ["base", "workers=2", "precision=bf16"]
+    assert float(plain[1]["step_s_median"]) == pytest.approx(0.105)
+    assert plain[1]["verdict"] == "faster"
+    assert plain[0]["verdict"] == ""
+    verdict = measured[1].verdict
+    assert verdict is not None
+    assert float(plain[1]["gain_low"]) == pytest.approx(verdict.gain.low)
+
+
+@pytest.mark.parametrize("rounds", [1, 6])
+def test_the_figure_is_drawn_with_and_without_intervals(tmp_path: Path, rounds: int) -> None:
+    costs = [SLOW[:rounds], FAST[:rounds], SLOW[:rounds]]
+    folder = written(SWEEP, tmp_path / "s", costs)
+    found = rows(SWEEP, read_records(SWEEP, folder))
+    path = folder / "figures" / "sweep.png"
+    draw_sweep(SWEEP, found, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    printed(SWEEP, found)

@@ -31,6 +31,7 @@ build: $(SETUP)
 # The stamp names what the environment was built from; a changed file builds it again. What the
 # native operators are compiled with comes first: without isolation the build finds it here.
 $(SETUP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): torch and the rest are 6 GB, and the operators compile for minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch 'cuda-toolkit[nvcc]' ninja pybind11 setuptools
 	$(PIP) --no-build-isolation -e '.[dev]'

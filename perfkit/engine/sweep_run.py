@@ -151,7 +151,9 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 
 def _last_words(log: Path) -> str:
-    """Return the line in which a process says why it failed."""
+    """Return the line in which a process says why it failed: its error, or that of its rank."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("perfkit: error: ")]
+    if told and told[-1].endswith(":"):  # a traceback follows
+        told = [line for line in lines if not line.startswith("perfkit: ")]
     return (told or lines or [""])[-1].removeprefix("perfkit: error: ").strip()

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 import pytest
-from sweeps import a_sweep, one_process, written
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
@@ -17,6 +16,7 @@ from perfkit.core.record import Record, write_record
 from perfkit.core.sweep import Sweep, read_sweep
 from perfkit.engine import sweep_run
 from perfkit.engine.sweep_folder import missing, read_records, record_folder
+from sweeps import a_sweep, one_process, written
 
 WORKERS, DDP = {"workers": 2}, {"strategy": "ddp", "gpus": 2}
 
@@ -184,3 +184,25 @@ def test_a_record_that_was_edited_by_hand_is_named(
     with pytest.raises(PerfkitError) as caught:
         read_records(sweep, folder)
     assert str(caught.value).startswith(f"{run}: {words}")
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (
+            "perfkit: notice: x\nperfkit: error: --workers 2: no\nperfkit: nothing\n",
+            "--workers 2: no",
+        ),
+        (
+            "perfkit: error: rank 0 failed:\nTraceback\n  File x\nOSError: [Errno 28] full\n"
+            "perfkit: nothing had been measured yet\n",
+            "OSError: [Errno 28] full",
+        ),
+        ("Killed\n\n", "Killed"),
+        ("", ""),
+    ],
+)
+def test_a_process_is_quoted_with_its_error(tmp_path: Path, log: str, words: str) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text(log)
+    assert sweep_run._last_words(path) == words

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sweep_records import a_sweep, written
 
 from perfkit import sweep
 from perfkit.core import cli
 from perfkit.core.record import read_record
 from perfkit.core.sweep import read_sweep, write_sweep
 from perfkit.measure.environment import describe_environment
-from sweeps import a_sweep, written
 
 SUPPORT = str(Path(__file__).parent / "support")
 TINY = ("--base", "workload=tiny:Tiny", "local_batch=4", "steps=4", "warmup=3", "threads=1")

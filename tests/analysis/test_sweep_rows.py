@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from sweeps import a_sweep, one_process
+from sweep_records import a_sweep, one_process
 
 from perfkit.analysis.recommendation import recommend
 from perfkit.analysis.sweep import Row, more_seconds, rows, sweep_drift

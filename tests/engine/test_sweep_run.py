@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from sweep_records import a_sweep, one_process, written
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
@@ -16,7 +17,6 @@ from perfkit.core.record import Record, write_record
 from perfkit.core.sweep import Sweep, read_sweep
 from perfkit.engine import sweep_run
 from perfkit.engine.sweep_folder import missing, read_records, record_folder
-from sweeps import a_sweep, one_process, written
 
 WORKERS, DDP = {"workers": 2}, {"strategy": "ddp", "gpus": 2}
 

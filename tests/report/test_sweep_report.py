@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from sweeps import a_sweep, one_process, written
+from sweep_records import a_sweep, one_process, written
 
 from perfkit.analysis.sweep import Row, rows
 from perfkit.core.sweep import Sweep

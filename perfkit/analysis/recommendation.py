@@ -33,8 +33,10 @@ def recommend(rows: Sequence[Row]) -> list[Recommendation]:
 
     The cheapest cell is recommended where it is faster (or takes less) than the next by the
     interval of their common rounds, corrected for the number of other cells; cells that differ from
-    it by less than can be told are named beside it.
+    it by less than can be told are named beside it. Cells without a ratio to the first, such as
+    those of another model, do other work and are left out.
     """
+    rows = [row for row in rows if row.no_ratio is None]
     found = []
     for goal in ("time", "throughput per device", "memory"):
         costs = {row.label: _costs(goal, row) for row in rows}

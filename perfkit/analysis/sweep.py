@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from perfkit.analysis import speed
+from perfkit.analysis.compare import why_no_ratio
 from perfkit.core.config import ProfileConfig, RunConfig, TrainConfig
 from perfkit.core.record import Cell, Record
 from perfkit.core.stats import Drift, Quartiles, Verdict, drift, outliers, quartiles, verdicts
@@ -44,6 +45,8 @@ class Row:
     """Against the first row, in samples a second; None for that one, or without a common round."""
     slow_rounds: list[int]
     """Rounds whose cost is far from those of the others, for a flag."""
+    no_ratio: str | None = None
+    """Why a ratio to the first row would mean nothing, as between two models; else None."""
 
     @property
     def cell(self) -> Cell:
@@ -89,7 +92,13 @@ def rows(sweep: Sweep, records: Mapping[int, Mapping[int, Record]]) -> list[Row]
         for index in measured
     }
     first = measured[0] if measured else 0
-    compared = [i for i in measured if i != first and costs[i].keys() & costs[first].keys()]
+    of_each = {index: next(iter(records[index].values())) for index in measured}
+    refused = {index: why_no_ratio(of_each[index], of_each[first]) for index in measured}
+    compared = [
+        index
+        for index in measured
+        if index != first and refused[index] is None and costs[index].keys() & costs[first].keys()
+    ]
     decided = verdicts([in_both(costs[first], costs[index]) for index in compared])
     found = dict(zip(compared, decided, strict=True))
     return [
@@ -98,6 +107,7 @@ def rows(sweep: Sweep, records: Mapping[int, Mapping[int, Record]]) -> list[Row]
             dict(records[index]),
             found.get(index),
             [list(costs[index])[position] for position in outliers(list(costs[index].values()))],
+            refused[index],
         )
         for index in measured
     ]

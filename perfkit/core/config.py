@@ -7,13 +7,13 @@ there is to say of somebody's own loop.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from perfkit.core.errors import PerfkitError, first_problem
+from perfkit.core.files import read_toml_file
 
 MIN_LOCAL_BATCH = 2  # BatchNorm over features cannot train on one sample
 
@@ -197,12 +197,7 @@ def read_toml(path: Path, model: type[RunConfig]) -> dict[str, Any]:
 
     Raises PerfkitError where the file is missing, is not TOML, or asks for what ``model`` refuses.
     """
-    try:
-        options = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PerfkitError(f"--config {path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PerfkitError(f"--config {path}: is not TOML ({error})") from None
+    options = read_toml_file(path, f"--config {path}")
     unknown = sorted(set(options) - set(model.model_fields))
     if unknown:
         raise PerfkitError(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from perfkit.core.errors import PerfkitError
 
 
 @contextmanager
@@ -23,3 +27,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_toml_file(path: Path, source: str) -> dict[str, Any]:
+    """Return a TOML file; PerfkitError, naming ``source``, where it is missing or no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PerfkitError(f"{source}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PerfkitError(f"{source}: is not TOML ({error})") from None

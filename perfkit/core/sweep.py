@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from perfkit.core.config import ProfileConfig, RunConfig, TrainConfig
 from perfkit.core.errors import PerfkitError, first_problem
-from perfkit.core.files import replacing
+from perfkit.core.files import read_toml_file, replacing
 from perfkit.core.training_result import Part
 
 SWEEP_NAME = "sweep.json"
@@ -131,13 +130,7 @@ def config_of(command: Command, options: Options) -> RunConfig:
 
 def read_sweep_file(path: Path) -> SweepFile:
     """Return a sweep file; PerfkitError where it is missing, is not TOML, or asks for nonsense."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PerfkitError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PerfkitError(f"{path}: is not TOML ({error})") from None
-    return sweep_file(content, f"{path}")
+    return sweep_file(read_toml_file(path, f"{path}"), f"{path}")
 
 
 def sweep_file(content: dict[str, Any], source: str) -> SweepFile:

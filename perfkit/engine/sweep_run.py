@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from perfkit.core import cli
 from perfkit.core.config import ProfileConfig, RunConfig
@@ -25,6 +25,13 @@ TRIAL = "trial"
 TRIAL_STEPS = 2
 LEAVE_WITHIN_S = 25.0  # a run that is interrupted saves what it has measured
 LEAST_FREE_BYTES = 4 << 20
+
+
+class Failure(NamedTuple):
+    """How a process failed: its own words, and whether it refused what it was asked for."""
+
+    words: str
+    is_refusal: bool
 
 
 class Listener(Protocol):
@@ -64,7 +71,7 @@ def run_sweep(
         listener.start(what, sum(seconds[:done]), sum(seconds[done:]))
         problem = _run(sweep, sweep.config(index), record_folder(folder, sweep, round_index, index))
         if problem is not None:
-            listener.say(f"{what} failed: {problem}")
+            listener.say(f"{what} failed: {problem.words}")
             if shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
                 raise PerfkitError(
                     f"{folder}: no room is left on its disk; {len(left) - done} of {len(left)} "
@@ -96,9 +103,13 @@ def _tried(
     started = time.monotonic()
     problem = _run(sweep.model_copy(update={"command": "profile"}), trial, run)
     took_s = time.monotonic() - started
+    if problem is not None and not problem.is_refusal:
+        # Not the cell's fault, perhaps: its rounds are tried all the same, and so is a trial again.
+        listener.say(f"trial of {cell.label} failed: {problem.words}")
+        return sweep
     if problem is not None:
-        known = cell.model_copy(update={"skipped": problem})
-        listener.say(f"{cell.label} is skipped: {problem}")
+        known = cell.model_copy(update={"skipped": problem.words})
+        listener.say(f"{cell.label} is skipped: {problem.words}")
     else:
         seconds = took_s + more_s(config, read_record(run))
         known = cell.model_copy(update={"planned_s": seconds})
@@ -108,8 +119,8 @@ def _tried(
     return sweep
 
 
-def _run(sweep: Sweep, config: RunConfig, run: Path) -> str | None:
-    """Run one process to its end; return its own words where it fails.
+def _run(sweep: Sweep, config: RunConfig, run: Path) -> Failure | None:
+    """Run one process to its end; return how where it fails.
 
     What an earlier try left is taken away first.
     """
@@ -132,10 +143,11 @@ def _run(sweep: Sweep, config: RunConfig, run: Path) -> str | None:
             )
             code = _wait(process)
     except OSError as error:
-        return f"{log}: {error.strerror}"
+        return Failure(f"{log}: {error.strerror}", is_refusal=False)
     if code == 0:
         return None
-    return _last_words(log) or f"exit code {code}"
+    words = _last_words(log) or f"exit code {code}"
+    return Failure(words, is_refusal=code == cli.EXIT_USER_ERROR)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

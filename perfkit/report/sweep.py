@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, get_args
 
 from rich.console import Console
@@ -135,6 +136,11 @@ def notices(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
         for row in rows
         for number in row.slow_rounds
     ]
+    found += [
+        f"{row.label}: has no ratio to {rows[0].label}: {row.no_ratio}"
+        for row in rows
+        if row.no_ratio is not None
+    ]
     moved = sweep_drift(rows)
     if moved is not None and moved.p_value < 1 - CONFIDENCE:
         change = moved.factor - 1
@@ -204,12 +210,12 @@ def _metrics(row: Row) -> dict[str, float]:
         if record.training is not None and record.training.test is not None:
             for name, value in record.training.test.metrics.items():
                 scores.setdefault(name, []).append(value)
-    return {name: sorted(values)[len(values) // 2] for name, values in scores.items()}
+    return {name: median(values) for name, values in scores.items()}
 
 
 def _time_to_train_s(row: Row) -> float:
     times = [time_to_train_s(r.training) for r in row.records.values() if r.training is not None]
-    return sorted(times)[len(times) // 2]
+    return median(times)
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -130,6 +130,18 @@ def test_inside_the_noise_nothing_is_recommended() -> None:
     assert time.verdict.more_rounds is not None
 
 
+def test_another_model_is_neither_compared_nor_recommended() -> None:
+    sweep = a_sweep(WORKERS, {"model": "small"})
+    records = {
+        index: {number: one_process(sweep, index, step_s) for number, step_s in enumerate(rounds)}
+        for index, rounds in enumerate((costs(0.2), costs(0.1, shift=2), costs(0.01, shift=4)))
+    }
+    records[2] = {n: r.model_copy(update={"parameters": 7}) for n, r in records[2].items()}
+    _, workers, small = rows(sweep, records)
+    assert (workers.no_ratio, small.no_ratio, small.verdict) == (None, "other model", None)
+    assert recommend(rows(sweep, records))[0].best == ["workers=2"]
+
+
 def test_a_goal_of_which_the_records_do_not_tell_has_no_recommendation() -> None:
     unknown = Memory(
         cpu_peak_mib=None, cpu_pss_mib=None, cuda_allocated_mib=[], cuda_reserved_mib=[]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +40,16 @@ class Told:
         self.said.append(notice)
 
 
-Outcome = Callable[[Path], str | None]
-
-
 @pytest.fixture
 def fails(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Let every process end at once with a Record; those named in the dict fail with its words."""
     failing: dict[str, str] = {}
 
-    def run(sweep: Sweep, config: RunConfig, folder: Path) -> str | None:
+    def run(sweep: Sweep, config: RunConfig, folder: Path) -> sweep_run.Failure | None:
         shutil.rmtree(folder, ignore_errors=True)
         where = f"{folder.parent.name}/{folder.name}"
         if where in failing:
-            return failing[where]
+            return sweep_run.Failure(failing[where], is_refusal=failing[where].startswith("--"))
         folder.mkdir(parents=True)
         index = int(folder.name.removeprefix("cell")) - 1
         write_record(one_process(sweep, index, 0.2), folder)
@@ -110,6 +106,16 @@ def test_a_cell_whose_trial_fails_is_skipped_in_its_own_words(
     assert told.said == ["workers=2 is skipped: --workers 2: no room for workers"]
     assert told.processes == 4
     assert sorted(read_records(sweep, tmp_path / "s")) == [0, 2]
+
+
+def test_a_trial_that_was_killed_says_nothing_of_its_cell(
+    tmp_path: Path, fails: dict[str, str]
+) -> None:
+    fails["trial/cell2"] = "rank 0 was killed by signal 9 (SIGKILL)"
+    sweep, told = go(untried(a_sweep(WORKERS, rounds=2)), tmp_path / "s")
+    assert told.said == ["trial of workers=2 failed: rank 0 was killed by signal 9 (SIGKILL)"]
+    assert (sweep.cells[1].skipped, sweep.cells[1].planned_s) == (None, None)
+    assert sorted(read_records(sweep, tmp_path / "s")) == [0, 1]
 
 
 def test_a_process_that_fails_leaves_the_others_and_is_run_again_on_resume(

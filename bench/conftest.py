@@ -1,10 +1,20 @@
-"""After the table of times, what each case found out."""
+"""``--full``, and after the table of times what each case found out."""
 
 from __future__ import annotations
 
 import pytest
+from cases import chosen
 
 FINDINGS = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="measure all cases, not a quick subset")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    cases = chosen(full=metafunc.config.getoption("full"))
+    metafunc.parametrize("case", cases, ids=[case.name for case in cases])
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
-from cases import CASES, CannotRunError, Case
+from case import UNITS, Case
 from pytest_benchmark.fixture import BenchmarkFixture
 
 
@@ -28,16 +30,19 @@ CLOCK = SampleClock()
 
 
 @pytest.mark.benchmark(timer=CLOCK)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_case(benchmark: BenchmarkFixture, findings: list[str], case: Case) -> None:
-    try:
-        measurement = case.measure()
-    except CannotRunError as error:
-        pytest.skip(str(error))
-    samples = iter(measurement.samples_s)
-    benchmark.group = case.group
-    benchmark.extra_info.update(finding=measurement.finding, **measurement.conditions)
-    benchmark.pedantic(
-        lambda: CLOCK.advance(next(samples)), rounds=len(measurement.samples_s), iterations=1
+    reason = case.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    measurement = case.run()
+    (cost, first), *others = measurement.costs.items()
+    samples = iter(first)
+    benchmark.group = f"{case.group}, {cost}"
+    benchmark.extra_info.update(
+        cost=cost,
+        finding=measurement.finding,
+        **measurement.conditions,
+        **{f"{name}, {UNITS[name]}, median": median(values) for name, values in others},
     )
+    benchmark.pedantic(lambda: CLOCK.advance(next(samples)), rounds=len(first), iterations=1)
     findings.append(f"{case.name}: {measurement.finding}")

@@ -1,0 +1,1 @@
+"""The cases as asv sees them, which imports everything in this folder."""

@@ -1,0 +1,94 @@
+"""A benchmark for each cost of each quick case: ``asv run``, ``asv continuous``, ``asv publish``.
+
+asv would take the samples of a ``track_`` benchmark for one value; a dict of them it treats as it
+treats its own timings (asv 0.6, asv/runner.py), so that medians, intervals and tests are asv's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from asv_runner.benchmarks.mark import SkipNotImplemented
+from case import UNITS, Case
+from cases import chosen
+
+TIMEOUT_S = 600.0
+
+
+def told(samples: list[float]) -> dict[str, Any]:
+    """Return samples as asv keeps them."""
+    return {"samples": samples, "number": 1}
+
+
+def benchmark(case: Case, cost: str) -> Callable[[], dict[str, Any]]:
+    """Return what asv calls for this cost."""
+
+    def track() -> dict[str, Any]:
+        reason = case.why_not()
+        if reason is not None:
+            raise SkipNotImplemented(reason)
+        return told(case.run().costs[cost])
+
+    # asv reads these off the function.
+    track.__name__ = f"track_{case.name}".replace("-", "_")
+    track.pretty_name = f"{case.name}: {cost}"  # type: ignore[attr-defined]
+    track.unit = UNITS[cost]  # type: ignore[attr-defined]
+    track.timeout = TIMEOUT_S  # type: ignore[attr-defined]
+    track.version = case.version  # type: ignore[attr-defined]
+    return track
+
+
+for one in chosen(full=False):
+    if len(one.costs) == 1:
+        made = benchmark(one, one.costs[0])
+        globals()[made.__name__] = made
+
+
+SEVERAL = {case.name: case for case in chosen(full=False) if len(case.costs) > 1}
+
+
+class Strategies:
+    """Of the cases with several costs: one run of each, from which all costs are read."""
+
+    params = (list(SEVERAL),)
+    param_names = ("case",)
+    timeout = TIMEOUT_S
+    version = ",".join(case.version for case in SEVERAL.values())
+
+    def setup_cache(self) -> dict[str, dict[str, list[float]] | str]:
+        """Run every case; one that fails is told by its words, and takes no others along."""
+        found: dict[str, dict[str, list[float]] | str] = {}
+        for name, case in SEVERAL.items():
+            try:
+                found[name] = dict(case.run().costs)
+            except RuntimeError as error:
+                found[name] = str(error)
+        return found
+
+    setup_cache.timeout = len(SEVERAL) * TIMEOUT_S  # type: ignore[attr-defined]
+
+    def track_seconds_per_sample(self, found: dict[str, Any], case: str) -> dict[str, Any]:
+        return self._told(found[case], "seconds per sample")
+
+    def track_inverse_efficiency(self, found: dict[str, Any], case: str) -> dict[str, Any]:
+        return self._told(found[case], "inverse efficiency")
+
+    def track_exposed_communication(self, found: dict[str, Any], case: str) -> dict[str, Any]:
+        return self._told(found[case], "exposed communication")
+
+    def track_peak_memory(self, found: dict[str, Any], case: str) -> dict[str, Any]:
+        return self._told(found[case], "peak memory")
+
+    track_seconds_per_sample.unit = UNITS["seconds per sample"]  # type: ignore[attr-defined]
+    track_inverse_efficiency.unit = UNITS["inverse efficiency"]  # type: ignore[attr-defined]
+    track_exposed_communication.unit = UNITS["exposed communication"]  # type: ignore[attr-defined]
+    track_peak_memory.unit = UNITS["peak memory"]  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _told(costs: dict[str, list[float]] | str, cost: str) -> dict[str, Any]:
+        if isinstance(costs, str):
+            raise RuntimeError(costs)
+        if cost not in costs:
+            raise SkipNotImplemented(f"has no {cost}")
+        return told(costs[cost])

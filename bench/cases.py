@@ -6,7 +6,7 @@ from __future__ import annotations
 import squeeze
 import squeeze_models
 from case import Case
-from harness import command_time, loading, overhead, trace_reading, training_step
+from harness import command_time, loading, step_of_nothing, trace_reading, training_step
 from operators import (
     preprocess_call,
     preprocessing,
@@ -30,7 +30,7 @@ STRATEGIES = (
 )
 
 CASES = (
-    Case("harness-overhead", "harness", overhead, "fast"),
+    Case("step-of-nothing", "harness", step_of_nothing, "fast"),
     Case("import-perfkit", "start-up", command_time("-c", "import perfkit"), "quick"),
     Case(
         "profile-help",
@@ -49,7 +49,7 @@ CASES = (
         )
         for workers in (0, 2)
     ),
-    Case("training-step-call", "one process", training_step("forensics", 32, 40), "fast"),
+    Case("training-step-call", "one process", training_step("forensics", 32, 3), "fast"),
     Case(
         "step-glaucoma",
         "training step by workload",

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import torch
@@ -28,28 +30,27 @@ OVERHEAD_LIMIT_US = 200.0
 ONE_CPU = Mesh(rank=0, world_size=1, devices=(Device(torch.device("cpu"), "cpu"),))
 
 
-def overhead() -> Measurement:
-    """What the step loop, its phases and its annotations add to a step that does nothing."""
+def step_of_nothing() -> Measurement:
+    """Seconds of a step that does nothing, and what of it the loop, phases and ranges add."""
     config = RunConfig(image_size=16, local_batch=2)
     workload = NoOp(config)
     model = workload.model()
     batches = endless_batches(workload, config, ONE_CPU, 2)
     training = Training(workload, model, batches, ONE_CPU, steps_per_epoch=1000)
     bare = _bare_loop(workload, model, training.batches)
-    steps = 100
+    steps = 20
     times = time_paired(
         {
             "bare loop": lambda: [next(bare) for _ in range(steps)],
             "perfkit": lambda: training.run(steps, StepRecorder()),
         },
-        rounds=20,
+        rounds=10,
     )
     pairs = zip(times.call_s["perfkit"], times.call_s["bare loop"], strict=True)
-    added = [max((ours - theirs) / steps, 0.0) for ours, theirs in pairs]
-    median_us = sorted(added)[len(added) // 2] * 1e6
+    added_us = median((ours - theirs) / steps for ours, theirs in pairs) * 1e6
     return Measurement(
-        {"seconds": added},
-        f"{median_us:.0f} us a step on top of a bare loop of the same calls "
+        {"seconds": [seconds / steps for seconds in times.call_s["perfkit"]]},
+        f"{added_us:.0f} us a step on top of a bare loop of the same calls "
         f"(limit {OVERHEAD_LIMIT_US:.0f} us)",
         {"steps a round": str(steps), "threads": str(torch.get_num_threads())},
     )
@@ -100,18 +101,8 @@ def training_step(workload_name: str, image_size: int, steps: int) -> Callable[[
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            config = RunConfig(workload=workload_name, image_size=image_size, local_batch=4)
-            workload = load_workload(workload_name)(config)
-            torch.manual_seed(0)
-            batches = endless_batches(workload, config, ONE_CPU, 4)
-            fixed = next(batches)
-            batches.close()
-            training = Training(
-                workload, workload.model(), _always(fixed), ONE_CPU, steps_per_epoch=1000
-            )
-            times = time_paired(
-                {"step": lambda: training.run(1, StepRecorder())}, rounds=steps, warmup=3
-            )
+            training = _training(workload_name, image_size)
+            times = time_paired({"step": lambda: training.run(1, StepRecorder())}, rounds=steps)
         finally:
             torch.set_num_threads(threads)
         return Measurement(
@@ -121,6 +112,17 @@ def training_step(workload_name: str, image_size: int, steps: int) -> Callable[[
         )
 
     return measure
+
+
+@cache  # a process that measures it many times, in turn with another, builds it once
+def _training(workload_name: str, image_size: int) -> Training:
+    config = RunConfig(workload=workload_name, image_size=image_size, local_batch=4)
+    workload = load_workload(workload_name)(config)
+    torch.manual_seed(0)
+    batches = endless_batches(workload, config, ONE_CPU, 4)
+    fixed = next(batches)
+    batches.close()
+    return Training(workload, workload.model(), _always(fixed), ONE_CPU, steps_per_epoch=1000)
 
 
 def _always(batch: Batch) -> Iterator[Batch]:

@@ -85,7 +85,7 @@ def squeeze_excite_call() -> Measurement:
     from perfkit.ops import squeeze_excite
 
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(8, 128, 28, 28, generator=generator).requires_grad_()
+    x = torch.randn(4, 128, 14, 14, generator=generator).requires_grad_()
     w1 = torch.randn(8, 128, generator=generator).requires_grad_()
     w2 = torch.randn(128, 8, generator=generator).requires_grad_()
     gradient = torch.randn(x.shape, generator=generator)
@@ -96,7 +96,7 @@ def _call_on_one_thread(call: Callable[[], object]) -> Measurement:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        times = time_paired({"call": call}, rounds=40, calls=8, warmup=3).call_s["call"]
+        times = time_paired({"call": call}, rounds=20, calls=4, warmup=2).call_s["call"]
     finally:
         torch.set_num_threads(threads)
     return Measurement({"seconds": times}, f"{median(times) * 1e3:.3f} ms a call", {"threads": "1"})

@@ -90,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(sweep: Sweep, folder: Path) -> int:
     from perfkit.analysis.sweep import rows
+    from perfkit.analysis.sweep_scaling import curves, scaled
     from perfkit.engine.sweep_folder import missing, read_records
+    from perfkit.report.scaling_figure import draw_scaling
     from perfkit.report.sweep import print_sweep, write_tables
     from perfkit.report.sweep_figure import draw_sweep
     from perfkit.report.terminal import make_console, print_path
@@ -103,16 +105,19 @@ def _show(sweep: Sweep, folder: Path) -> int:
     left = missing(sweep, folder)
     console = make_console()
     print_sweep(sweep, found, len(left), console)
-    figure = folder / "figures" / "sweep.png"
+    figures = [folder / "figures" / name for name in ("sweep.png", "scaling.png")]
     try:
         tables = write_tables(found, folder)
-        draw_sweep(sweep, found, figure)
+        draw_sweep(sweep, found, figures[0])
+        draw_scaling(sweep, scaled(found), curves(found), figures[1])
     except OSError as error:
         raise PerfkitError(f"{folder}: cannot be written ({error.strerror})") from None
     console.print()
     for path in tables:
         print_path("table", path, console)
-    print_path("figure", figure, console)
+    for path in figures:
+        if path.exists():
+            print_path("figure", path, console)
     if left:
         print(
             f"perfkit: error: {count_of_processes(len(left))} missing; {folder / 'logs'} has what "

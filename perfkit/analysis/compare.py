@@ -14,7 +14,7 @@ def why_no_ratio(record: Record, reference: Record) -> str | None:
     mine, other = record.cells[0], reference.cells[0]
     reasons = [
         (record.environment.hardware != reference.environment.hardware, "other hardware"),
-        (_kind(mine) != _kind(other), "other kind of device"),
+        (speed.is_on_cuda(mine) != speed.is_on_cuda(other), "other kind of device"),
         (record.kind != reference.kind, f"a {record.kind} beside a {reference.kind}"),
         (record.config.workload != reference.config.workload, "other workload"),
         (record.parameters != reference.parameters, "other model"),
@@ -43,7 +43,3 @@ def _skips_preprocessing(mine: Cell, other: Cell) -> bool:
     """Whether one of the two leaves out the preprocessing; where it runs, is no other work."""
     known = {mine.preprocess, other.preprocess}
     return "none" in known and None not in known and len(known) > 1
-
-
-def _kind(cell: Cell) -> str:
-    return "cuda" if cell.devices[0][0].startswith("cuda") else "cpu"

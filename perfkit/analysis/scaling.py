@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perfkit.core.stats import CONFIDENCE, Interval
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-LEAST_COUNTS = 4  # distinct device counts: three parameters go through any three points
+LEAST_COUNTS = 4  # distinct ones: three parameters go through any three points
 
 
 class Fit(NamedTuple):
@@ -28,6 +28,8 @@ class Fit(NamedTuple):
     """By their names in the function's docstring."""
     residuals: list[float]
     """Measured over fitted, minus 1, at each count."""
+    at: Callable[[float], float]
+    """What the law says at a count."""
 
 
 def karp_flatt(speedup: float, devices: int) -> float:
@@ -42,12 +44,12 @@ def karp_flatt(speedup: float, devices: int) -> float:
 
 
 def why_no_fit(counts: Sequence[int]) -> str | None:
-    """Return why no law can be fitted to these device counts, or None."""
+    """Return why no law can be fitted to curves over these counts, or None."""
     distinct = len(set(counts))
     if distinct >= LEAST_COUNTS:
         return None
     return (
-        f"no law is fitted: that takes {LEAST_COUNTS} distinct device counts or more, and there "
+        f"no law is fitted: that takes {LEAST_COUNTS} distinct counts or more, and there "
         f"{'is' if distinct == 1 else 'are'} {distinct}"
     )
 
@@ -90,7 +92,7 @@ def usl_peak(fit: Fit) -> float:
 
 
 def _fit(
-    law: Callable[..., Numbers],
+    law: Callable[..., Any],
     bounds: Mapping[str, tuple[float, float]],
     start: Sequence[float],
     counts: Sequence[int],
@@ -120,4 +122,5 @@ def _fit(
         name: Interval(float(value), max(float(value - h), low), min(float(value + h), high))
         for (name, (low, high)), value, h in zip(bounds.items(), found, half, strict=True)
     }
-    return Fit(parameters, [float(r) for r in np.exp(logs) / law(n, *found) - 1])
+    residuals = [float(r) for r in np.exp(logs) / law(n, *found) - 1]
+    return Fit(parameters, residuals, lambda count: float(law(np.float64(count), *found)))

@@ -150,6 +150,11 @@ def devices(cell: Cell) -> int:
     return cell.ranks * cell.devices_per_rank
 
 
+def is_on_cuda(cell: Cell) -> bool:
+    """Whether the cell ran on GPUs."""
+    return cell.devices[0][0].startswith("cuda")
+
+
 def peak_mib(cell: Cell) -> float | None:
     """Return the peak memory of the rank that took most: of its GPUs where it has some."""
     on_gpu = [max(memory.cuda_allocated_mib) for memory in cell.memory if memory.cuda_allocated_mib]

@@ -27,7 +27,7 @@ def more_seconds(config: RunConfig, trial: Record) -> float:
         epoch_s = speed.epoch_s(cell, trial.data.samples_per_epoch) or 0.0
         return config.epochs * epoch_s * (1 + VALIDATION_SHARE)
     assert isinstance(config, ProfileConfig)
-    defaults = CUDA_DEFAULTS if cell.devices[0][0].startswith("cuda") else CPU_DEFAULTS
+    defaults = CUDA_DEFAULTS if speed.is_on_cuda(cell) else CPU_DEFAULTS
     taken = sum(block.step_count for block in cell.blocks if block.rank == 0)
     ablations = sum(other.role == "ablation" for other in trial.cells)
     more = (config.steps or defaults["steps"]) - taken

@@ -14,13 +14,14 @@ BAR, CEILING = "#a6cee3", "#d55e00"
 BAR_HEIGHT = 0.6
 OUTLINE: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.4, "zorder": 4}
 ROUND: dict[str, Any] = {"s": 20, "color": "#0072b2", **OUTLINE}
-LEGEND: dict[str, Any] = {"ncols": 4, "fontsize": 8, "frameon": False}
+LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False}
 
 
-def tidy(figure: Figure, sides: Mapping[str, Axes]) -> None:
+def tidy(figure: Figure, sides: Mapping[str, Axes], columns: int = 4) -> None:
     """Draw grids instead of frames, and put legends below the axes, where they cover no sample.
 
-    ``sides`` says which axes are "left" and which "right" in the figure.
+    ``sides`` says which axes are "left" and which "right" in the figure, ``columns`` how many
+    entries of a legend stand beside each other.
     """
     for side, axes in sides.items():
         axes.tick_params(axis="y", length=0)
@@ -30,4 +31,4 @@ def tidy(figure: Figure, sides: Mapping[str, Axes]) -> None:
         handles, labels = axes.get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))
         place: Any = f"outside lower {side}"
-        figure.legend(list(once.values()), list(once), loc=place, **LEGEND)
+        figure.legend(list(once.values()), list(once), loc=place, ncols=columns, **LEGEND)

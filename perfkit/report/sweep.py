@@ -14,12 +14,14 @@ from rich.table import Table
 from perfkit.analysis import speed
 from perfkit.analysis.recommendation import Goal, Recommendation, recommend
 from perfkit.analysis.sweep import Row, sweep_drift
+from perfkit.analysis.sweep_scaling import curves, scaled
 from perfkit.analysis.training import time_to_train_s
 from perfkit.core.config import Precision, StrategyName
 from perfkit.core.files import replacing
 from perfkit.core.record import FOREIGN_LOAD, FOREIGN_LOAD_BOUND
 from perfkit.core.stats import CONFIDENCE, Verdict
 from perfkit.core.sweep import Sweep
+from perfkit.report.scaling import by_mode, formatted_scaling, plain_scaling, scaling_lines
 from perfkit.report.terminal import Line, foreign_share, print_lines
 from perfkit.report.training import METRIC_NAMES
 from perfkit.report.words import bounds, count_of, duration, significant
@@ -39,16 +41,11 @@ def print_sweep(sweep: Sweep, rows: Sequence[Row], missing: int, console: Consol
     console.print()
     console.print(f"{sweep.name}: {count_of(len(sweep.cells), 'cell')}", style="bold")
     print_lines(_conditions(sweep, rows, missing), console)
+    for lines in tables(rows):
+        console.print()
+        console.print(_table(lines))
     console.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    headings, *lines = formatted(rows)
-    table.add_column(headings[0], style="bold")
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
-    console.print()
+    print_lines(scaling_lines(scaled(rows), curves(rows)), console, key_width=KEY_WIDTH)
     print_lines(answers(sweep, rows), console, key_width=KEY_WIDTH)
     print_lines(
         [("notice", notice) for notice in notices(sweep, rows)],
@@ -56,6 +53,22 @@ def print_sweep(sweep: Sweep, rows: Sequence[Row], missing: int, console: Consol
         key_width=KEY_WIDTH,
         style="yellow",
     )
+
+
+def tables(rows: Sequence[Row]) -> list[list[list[str]]]:
+    """Return the table of all cells, and one of those on several devices for each scaling mode."""
+    return [formatted(rows), *(formatted_scaling(part) for part in by_mode(scaled(rows)))]
+
+
+def _table(lines: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    headings, *body = lines
+    table.add_column(headings[0], style="bold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in body:
+        table.add_row(*line)
+    return table
 
 
 def formatted(rows: Sequence[Row]) -> list[list[str]]:
@@ -102,19 +115,24 @@ def verdict_words(verdict: Verdict) -> str:
 
 def write_tables(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write ``table.md`` as printed and ``table.csv`` in SI units; OSError where they cannot be."""
-    headings, *lines = formatted(rows)
-    ruler = ["---", *["---:"] * (len(headings) - 1)]
-    marked = ["| " + " | ".join(line) + " |" for line in (headings, ruler, *lines)]
     markdown, comma = folder / "table.md", folder / "table.csv"
     with replacing(markdown) as temporary:
-        temporary.write_text("\n".join(marked) + "\n", encoding="utf-8")
-    plain = [_plain(row) for row in rows]
+        temporary.write_text("\n".join(map(_marked, tables(rows))), encoding="utf-8")
+    gains = {one.row.label: plain_scaling(one) for one in scaled(rows)}
+    plain = [_plain(row) | gains.get(row.label, {}) for row in rows]
     columns = list(dict.fromkeys(name for values in plain for name in values))
     with replacing(comma) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(plain)
     return [markdown, comma]
+
+
+def _marked(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    headings, *body = lines
+    ruler = ["---", *["---:"] * (len(headings) - 1)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in (headings, ruler, *body))
 
 
 def answers(sweep: Sweep, rows: Sequence[Row]) -> list[Line]:
@@ -197,9 +215,7 @@ def _advice(one: Recommendation) -> str:
         more = one.verdict.more_rounds
         rounds = f"; about {count_of(more, 'more round')} would tell" if more is not None else ""
         same = "are equal" if one.verdict.word == "equal" else "cannot be told apart"
-        return (
-            f"no recommendation among {', '.join(one.best)}: the first two {same}, {gain}{rounds}"
-        )
+        return f"no recommendation among {_named(one.best)}: the first two {same}, {gain}{rounds}"
     return f"{one.best[0]}; the runner-up, {one.runner_up}, takes {gain} {COSTS_OF[one.goal]}"
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from scaling_sweeps import measured as scaling
+from scaling_sweeps import parallel, serial
 from sweep_records import a_sweep, one_process, written
 
 from perfkit.analysis.sweep import Row, rows
+from perfkit.analysis.sweep_scaling import curves, scaled
 from perfkit.core.sweep import Sweep
 from perfkit.engine.sweep_folder import read_records
-from perfkit.report.sweep import print_sweep, write_tables
+from perfkit.report.scaling_figure import draw_scaling
+from perfkit.report.sweep import print_sweep, tables, write_tables
 from perfkit.report.sweep_figure import draw_sweep
 
 FAST = [0.100, 0.131, 0.081, 0.110, 0.159, 0.090]
@@ -96,3 +100,53 @@ def test_the_figure_is_drawn_with_and_without_intervals(tmp_path: Path, rounds: 
     draw_sweep(SWEEP, found, path)
     assert path.read_bytes().startswith(b"\x89PNG")
     printed(SWEEP, found)
+
+
+def test_cells_on_several_devices_have_a_table_of_their_own_beside_their_ceilings() -> None:
+    found = scaling([serial(0.1), serial(0.06, threads=2), parallel(0.05, ranks=2)])
+    text = printed(SWEEP, found)
+    table = text[text.index("devices") :].splitlines()
+    headings = "devices ceiling speedup 95 % efficiency 95 % at equal cores 95 % serial fraction"
+    assert " ".join(table[0].split()) == headings
+    assert table[1].startswith("strategy=ddp gpus=2 threads=1")
+    assert [word for word in table[1].split() if word.endswith("x")] == ["2x", "2.00x", "1.20x"]
+    assert "of strategy=ddp gpus=2 threads=1: over threads=1; at equal cores over threads=2" in text
+    assert "ddp over devices, 1 thread a rank" in text
+    assert "no law is fitted" in text
+
+
+def test_strong_and_weak_scaling_have_other_names_and_are_never_in_one_table() -> None:
+    weak = scaling([serial(0.1), parallel(0.05, ranks=2)], "weak")
+    strong = scaling([serial(0.1), parallel(0.05, ranks=2)])
+    assert "throughput efficiency" in tables(weak)[1][0]
+    assert "speedup" not in tables(weak)[1][0]
+    assert [len(table) for table in tables([*weak, *strong])] == [5, 2, 2]
+
+
+def test_a_missing_baseline_is_told(tmp_path: Path) -> None:
+    found = scaling([parallel(0.05, ranks=2), serial(0.06, threads=4)])
+    text = printed(SWEEP, found)
+    assert "not known, for the sweep has no cell with strategy=serial, threads=1" in text
+    _, comma = write_tables(found, tmp_path)
+    with comma.open() as file:
+        assert "speedup" not in next(csv.reader(file))
+
+
+def test_the_files_have_gains_and_laws_are_told_and_drawn(tmp_path: Path) -> None:
+    def law(n: int) -> float:
+        return 0.1 * (0.1 + 0.9 / n)
+
+    found = scaling([serial(law(1)), *(parallel(law(n), ranks=n) for n in (2, 4, 8))])
+    text = printed(SWEEP, found)
+    assert "Amdahl: p 0.9" in text
+    assert "USL: sigma 0.0" in text
+    markdown, comma = write_tables(found, tmp_path)
+    assert markdown.read_text().count("| cell |") == 2
+    with comma.open() as file:
+        _, two, _, eight = csv.DictReader(file)
+    assert float(two["speedup"]) == pytest.approx(1 / 0.55)
+    assert float(eight["efficiency"]) == pytest.approx(1 / (0.1 + 0.9 / 8) / 8)
+    assert eight["speedup_baseline"] == "threads=1"
+    figure = tmp_path / "scaling.png"
+    draw_scaling(SWEEP, scaled(found), curves(found), figure)
+    assert figure.stat().st_size > 10_000

@@ -38,8 +38,11 @@ def one_process(sweep: Sweep, index: int, step_s: float, *, at: int = 0, **cell:
     asked = RunConfig.model_validate(
         {k: v for k, v in options.items() if k in RunConfig.model_fields}
     )
-    layout = {"strategy": asked.strategy, "workers": asked.workers, "precision": asked.precision}
-    measured = a_cell([[step_s]] * 2, local_batch=asked.local_batch or 4, **{**layout, **cell})
+    layout = {
+        **{"strategy": asked.strategy, "workers": asked.workers, "precision": asked.precision},
+        "local_batch": asked.local_batch or 4,
+    }
+    measured = a_cell([[step_s]] * 2, **{**layout, **cell})
     return a_record(measured, config=options, created_at=f"2026-01-02T03:{at:04}")
 
 

@@ -1,20 +1,36 @@
-"""``perfkit compare``: print runs side by side, and draw them."""
+"""``perfkit compare``: runs side by side; what changed between two runs, sweeps or commits."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 from tyro.conf import Positional
 
 from perfkit.core import cli
 from perfkit.core.errors import PerfkitError
+from perfkit.core.sweep import SWEEP_NAME, read_sweep
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from perfkit.analysis.diff import Metric
 
 MOST_RUNS = 26  # a letter each
 STORED_SETS = "preprocessed"
 """The folder that ``--preprocess offline`` makes among the runs: ``runs/*`` names it too."""
+UNPAIRED = (
+    "unpaired: what the machine did between the two is in every ratio; perfkit sweep measures both "
+    "in the same rounds"
+)
+ONE_PROCESS = (
+    "one process each: what differs from process to process is in no interval; perfkit sweep "
+    "measures several"
+)
 
 
 class CompareFlags(BaseModel):
@@ -23,34 +39,114 @@ class CompareFlags(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders; the first is the one the others are held against."""
+    """Run folders, the first of which the others are held against; or two sweep folders; or two
+    commits that asv measured, as in HEAD~1 HEAD."""
     figure: Path = Path("compare.png")
-    """Where the figure is written (.png, .svg or .pdf)."""
+    """Where the figure of runs is written (.png, .svg or .pdf)."""
+    results: Path = Path(".asv/results")
+    """Where asv keeps its results of commits."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the Records, print the table, write the figure."""
+    """Read what is named, print it side by side, and what changed where there are two."""
     flags = cli.parse(
         CompareFlags,
         argv,
         prog="perfkit compare",
-        description="Print runs side by side, absolute cost first, and draw every sample.",
+        description="Print runs side by side, absolute cost first, and draw every sample. Of two "
+        "runs, sweeps or commits: what changed, by how much, and how sure that is.",
     )
-    folders = [path for path in flags.runs if path.name != STORED_SETS]
+    from perfkit.report.terminal import make_console
+
+    console = make_console()
+    named = [path for path in flags.runs if path.name != STORED_SETS]
+    if any((path / SWEEP_NAME).exists() for path in named):
+        _compare_sweeps(*_two(named, "sweep folders"), console)
+    elif named and all(not path.exists() and _commit(f"{path}") for path in named):
+        _compare_commits(*_two(named, "commits"), flags.results, console)
+    else:
+        _compare_runs(named, flags.figure, console)
+    return 0
+
+
+def _compare_runs(folders: Sequence[Path], figure: Path, console: Console) -> None:
     if not folders:
         raise PerfkitError("name at least one run folder, as in: perfkit compare runs/a runs/b")
     if len(folders) > MOST_RUNS:
         raise PerfkitError(f"{len(folders)} runs are too many to compare at once ({MOST_RUNS})")
 
+    from perfkit.analysis.diff import of_runs
     from perfkit.core.record import read_record
     from perfkit.report.comparison import draw_comparison, measured, print_comparison
-    from perfkit.report.terminal import make_console
 
     records = measured([read_record(path) for path in folders], folders)
-    draw_comparison(records, flags.figure)  # first: what cannot be written is said at once
-    print_comparison(records, make_console())
-    print(f"\nfigure  {flags.figure}")
-    return 0
+    draw_comparison(records, figure)  # first: what cannot be written is said at once
+    print_comparison(records, console)
+    if len(records) == 2:
+        _print(of_runs(*records), ONE_PROCESS, console)
+    print(f"\nfigure  {figure}")
+
+
+def _compare_sweeps(before: Path, after: Path, console: Console) -> None:
+    from perfkit.analysis.diff import of_sweeps, only_in_one
+    from perfkit.engine.sweep_folder import read_records
+
+    sweeps = [read_sweep(folder) for folder in (before, after)]
+    found = [
+        (sweep, read_records(sweep, folder))
+        for sweep, folder in zip(sweeps, (before, after), strict=True)
+    ]
+    for word, folder, sweep in zip(("before", "after"), (before, after), sweeps, strict=True):
+        console.print(f"{word}  {folder}: {sweep.created_at}, on {sweep.hardware}")
+    for folder, labels in zip((before, after), only_in_one(*sweeps), strict=True):
+        if labels:
+            console.print(f"only in {folder}: {', '.join(labels)}")
+    metrics = of_sweeps(*found)
+    if not metrics:
+        raise PerfkitError(f"{before} and {after}: have no measured cell in common")
+    _print(metrics, UNPAIRED, console)
+
+
+def _compare_commits(before: Path, after: Path, results: Path, console: Console) -> None:
+    from perfkit.analysis.diff import of_commits
+    from perfkit.core.asv_results import read_commit
+
+    one, two = (read_commit(results, _commit(f"{name}")) for name in (before, after))
+    for word, side in (("before", one), ("after", two)):
+        console.print(f"{word}  {side.commit}, on {side.machine}, {side.environment}")
+    why = "other machine" if one.machine != two.machine else None
+    if one.environment != two.environment:
+        why = why or "other environment"
+    metrics = of_commits(one.benchmarks, two.benchmarks, why)
+    if not metrics:
+        raise PerfkitError(f"{before} and {after}: have no benchmark in common")
+    _print(metrics, f"{ONE_PROCESS}\n{UNPAIRED}", console)
+
+
+def _print(metrics: Sequence[Metric], caution: str, console: Console) -> None:
+    from perfkit.analysis.diff import differences
+    from perfkit.report.difference import print_differences
+
+    console.print()
+    print_differences(differences(metrics), console)
+    console.print()
+    console.print(caution, style="yellow")
+
+
+def _two(named: Sequence[Path], what: str) -> tuple[Path, Path]:
+    if len(named) != 2:
+        raise PerfkitError(f"two {what} can be compared, not {len(named)}")
+    return named[0], named[1]
+
+
+def _commit(name: str) -> str:
+    """Return the hash of a commit by any of its names; nothing where it is none."""
+    command = ["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import orjson
 import pytest
+from asv_results import kept
 from records import a_baseline, a_cell, a_record, an_environment
+from sweep_records import a_sweep, written
 
 from perfkit import compare
 from perfkit.core import cli
@@ -198,3 +200,54 @@ def test_it_draws_and_prints_without_importing_torch(good: str, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "200 ms" in done.stdout
     assert done.stderr == ""
+
+
+def test_two_sweeps_are_compared_cell_by_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = [[0.2, 0.202, 0.199], [0.1, 0.101, 0.1]]
+    sweep = a_sweep({"workers": 2}, rounds=3)
+    before = written(sweep, tmp_path / "before", costs)
+    after = written(sweep, tmp_path / "after", [costs[0], [3 * step_s for step_s in costs[1]]])
+    assert cli.run(compare.main, [str(before), str(after)]) == 0
+    told = capsys.readouterr().out
+    (slower,) = [line for line in told.splitlines() if "slower" in line]
+    assert "workers=2" in slower
+    assert "3.000x" in slower
+    assert "unpaired" in told
+
+
+def test_sweeps_without_a_cell_in_common_and_three_of_them_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = str(written(a_sweep({"workers": 2}, rounds=2), tmp_path / "one", [[], [0.1, 0.1]]))
+    two = str(written(a_sweep({"workers": 1}, rounds=2), tmp_path / "two", [[], [0.1, 0.1]]))
+    assert cli.run(compare.main, [one, two]) == 2
+    assert "have no measured cell in common" in capsys.readouterr().err
+    assert cli.run(compare.main, [one, two, one]) == 2
+    assert "two sweep folders can be compared, not 3" in capsys.readouterr().err
+
+
+def test_two_commits_are_compared_by_what_asv_kept_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commits = []
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", f"{tmp_path}"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    results = tmp_path / ".asv" / "results"
+    results.mkdir(parents=True)
+    for factor in (1.0, 2.0):
+        subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "one"], check=True)
+        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True)
+        commits.append(head.stdout.decode().strip())
+        kept(results, {"costs.track_a": [[factor, 1.01 * factor, factor]]}, commit=commits[-1])
+    assert cli.run(compare.main, ["HEAD~1", "HEAD"]) == 0
+    told = capsys.readouterr().out
+    assert commits[0] in told
+    (row,) = [line for line in told.splitlines() if line.startswith("costs.track_a")]
+    assert "2.000x" in row
+    assert row.split()[-1] == "slower"
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "another"], check=True)
+    assert cli.run(compare.main, ["HEAD~1", "HEAD"]) == 2
+    assert "has no results of commit" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist, fmean, median, quantiles, stdev
 from typing import Literal, NamedTuple
 
@@ -128,15 +128,7 @@ def verdicts(comparisons: Sequence[tuple[Sequence[float], Sequence[float]]]) -> 
     is true, so Holm's step-down method (Holm, 1979) over the comparisons, each with the claim that
     its rounds speak for most, keeps the chance of any wrong claim among all at 5 %.
     """
-    claims = [_claims(_log_ratios(other, ours)) for other, ours in comparisons]
-    words: list[Word] = ["undecided"] * len(claims)
-    clearest = sorted(range(len(claims)), key=lambda index: min(claims[index].values()))
-    for rank, index in enumerate(clearest):
-        level = (1 - CONFIDENCE) / (len(claims) - rank)
-        made = [word for word, p_value in claims[index].items() if p_value < level]
-        if not made:
-            break
-        words[index] = made[0]
+    words = _words([_claims(_paired(_log_ratios(*both)), len(both[0])) for both in comparisons])
     found = []
     for (other, ours), word in zip(comparisons, words, strict=True):
         missing = None
@@ -146,26 +138,84 @@ def verdicts(comparisons: Sequence[tuple[Sequence[float], Sequence[float]]]) -> 
     return found
 
 
-def _claims(logs: Sequence[float]) -> dict[Word, float]:
-    """Return the p-value of what can be claimed of log-ratios of the other's costs to ours."""
-    if len(logs) < 2:
+def unpaired_verdicts(
+    comparisons: Sequence[tuple[Sequence[float], Sequence[float]]],
+) -> list[Verdict]:
+    """Return a verdict on every comparison of costs that share no rounds.
+
+    As `verdicts`, by Welch's t test (Welch, 1947) of the logarithms in place of the paired one;
+    the interval is that of `unpaired_ratio_interval`. How many more rounds it takes is not told:
+    drift between the two sides does not become less by more of them.
+    """
+    words = _words(
+        [_claims(_welch(*both), min(len(side) for side in both)) for both in comparisons]
+    )
+    return [
+        Verdict(word, unpaired_ratio_interval(*both), None)
+        for both, word in zip(comparisons, words, strict=True)
+    ]
+
+
+def _words(claims: Sequence[Mapping[Word, float]]) -> list[Word]:
+    """Return what can be claimed of every comparison by Holm's method, from p-values."""
+    words: list[Word] = ["undecided"] * len(claims)
+    clearest = sorted(range(len(claims)), key=lambda index: min(claims[index].values()))
+    for rank, index in enumerate(clearest):
+        level = (1 - CONFIDENCE) / (len(claims) - rank)
+        made = [word for word, p_value in claims[index].items() if p_value < level]
+        if not made:
+            break
+        words[index] = made[0]
+    return words
+
+
+PAbove = Callable[[float, int], float]
+"""One-sided p-value of "the log-ratio, times the sign, is above the bound"."""
+
+
+def _claims(p_above: PAbove, values: int) -> dict[Word, float]:
+    """Return the p-value of what can be claimed of the log-ratio of the other's costs to ours."""
+    if values < 2:
         return {"equal": 1.0}
     low, high = math.log(1 - EQUAL_BOUND), math.log(1 + EQUAL_BOUND)
     return {
-        "equal": 2 * max(_p_above(logs, low), _p_above([-value for value in logs], -high)),
-        "faster": 2 * _p_above(logs, 0.0),
-        "slower": 2 * _p_above([-value for value in logs], 0.0),
+        "equal": 2 * max(p_above(low, 1), p_above(-high, -1)),
+        "faster": 2 * p_above(0.0, 1),
+        "slower": 2 * p_above(0.0, -1),
     }
 
 
-def _p_above(values: Sequence[float], bound: float) -> float:
-    """Return the one-sided p-value of "the mean is above ``bound``", by Student's t."""
-    distance, error = fmean(values) - bound, stdev(values) / math.sqrt(len(values))
+def _paired(logs: Sequence[float]) -> PAbove:
+    """Student's t test of the mean of log-ratios."""
+
+    def p_above(bound: float, sign: int) -> float:
+        error = stdev(logs) / math.sqrt(len(logs))
+        return _t_tail(sign * fmean(logs) - bound, error, len(logs) - 1)
+
+    return p_above
+
+
+def _welch(other: Sequence[float], ours: Sequence[float]) -> PAbove:
+    """Welch's t test of the difference of mean logarithms."""
+    sides = [[math.log(cost) for cost in costs] for costs in (other, ours)]
+
+    def p_above(bound: float, sign: int) -> float:
+        variances = [stdev(logs) ** 2 / len(logs) for logs in sides]
+        weight = sum(v**2 / (len(logs) - 1) for v, logs in zip(variances, sides, strict=True))
+        freedom = sum(variances) ** 2 / weight if weight else 1.0
+        difference = fmean(sides[0]) - fmean(sides[1])
+        return _t_tail(sign * difference - bound, math.sqrt(sum(variances)), freedom)
+
+    return p_above
+
+
+def _t_tail(distance: float, error: float, freedom: float) -> float:
+    """Return the chance of as large a distance if there were none, by Student's t."""
     if error == 0:
         return 0.0 if distance > 0 else 1.0
     from scipy import stats
 
-    return float(stats.t.sf(distance / error, len(values) - 1))
+    return float(stats.t.sf(distance / error, freedom))
 
 
 def outliers(costs: Sequence[float]) -> list[int]:

@@ -92,6 +92,6 @@ def test_fewer_than_four_distinct_counts_are_refused_in_a_sentence(counts: list[
     assert reason is not None
     assert f"{len(set(counts))}" in reason
     for fit in (amdahl, usl):
-        with pytest.raises(ValueError, match="takes 4 distinct device counts"):
+        with pytest.raises(ValueError, match="takes 4 distinct counts"):
             fit(counts, [1.0] * len(counts))
     assert why_no_fit(COUNTS) is None

@@ -19,6 +19,7 @@ from perfkit.core.stats import (
     relative_iqr,
     rounds_needed,
     unpaired_ratio_interval,
+    unpaired_verdicts,
     verdicts,
 )
 
@@ -261,3 +262,42 @@ def test_a_ratio_nearer_to_1_than_the_bound_needs_the_rounds_of_the_bound() -> N
     close = [1.001, 0.999, 1.003, 0.997]
     assert rounds_needed(close, [1.0] * 4, 0.02) == 3  # t(2) = 4.3 of 0.25 % over sqrt(3)
     assert rounds_needed([1.1, 0.9, 1.1, 0.9], [1.0] * 4, 0.02) > 50
+
+
+def test_an_unpaired_verdict_is_welchs_test_of_the_logarithms() -> None:
+    generator = np.random.default_rng(3)
+    for gain in (0.9, 0.97, 1.03, 1.1):
+        ours = [float(x) for x in np.exp(generator.normal(0, 0.02, 6)) / gain]
+        theirs = [float(x) for x in np.exp(generator.normal(0, 0.04, 9))]
+        p_value = stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False).pvalue
+        (verdict,) = unpaired_verdicts([(theirs, ours)])
+        assert (verdict.word in {"faster", "slower"}) == (p_value < 0.05)
+        assert verdict.gain == unpaired_ratio_interval(theirs, ours)
+
+
+def test_unpaired_verdicts_of_the_same_claim_a_difference_in_about_5_of_100() -> None:
+    generator = np.random.default_rng(4)
+    claimed = 0
+    for _ in range(300):
+        cells = [np.exp(generator.normal(0, 0.05, (2, 6))).tolist() for _ in range(4)]
+        words = [verdict.word for verdict in unpaired_verdicts([(a, b) for a, b in cells])]
+        claimed += any(word in {"faster", "slower"} for word in words)
+    assert 0.02 < claimed / 300 < 0.08
+
+
+@pytest.mark.parametrize(
+    ("other", "ours", "word"),
+    [
+        ([2.0, 2.0], [1.0, 1.0], "faster"),
+        ([1.0, 1.0], [1.0, 1.0], "equal"),
+        ([1.0, 1.0], [1.0, 2.0], "undecided"),
+        ([1.0, 1.001], [2.0, 2.0], "slower"),
+        ([1.0], [2.0, 2.0], "undecided"),
+    ],
+)
+def test_few_values_and_none_that_differ_are_no_trouble(
+    other: list[float], ours: list[float], word: str
+) -> None:
+    (verdict,) = unpaired_verdicts([(other, ours)])
+    assert verdict.word == word
+    assert not any(math.isnan(value) for value in verdict.gain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import geometric_mean, median
 
 from perfkit.analysis import speed
 from perfkit.analysis.compare import why_no_ratio
@@ -46,7 +46,7 @@ class Difference:
     metric: Metric
     before: float
     after: float
-    """Medians."""
+    """Geometric means, as in the ratio; medians where there is a 0."""
     ratio: Interval | None
     """After over before, unpaired; None where the two cannot be compared."""
     verdict: str
@@ -75,8 +75,12 @@ def differences(metrics: Sequence[Metric]) -> list[Difference]:
             said = words.get(verdict.word, verdict.word)
             if min(len(metric.before), len(metric.after)) < 2:
                 said = "one value each"
-        found.append(Difference(metric, median(metric.before), median(metric.after), ratio, said))
+        found.append(Difference(metric, _middle(metric.before), _middle(metric.after), ratio, said))
     return found
+
+
+def _middle(values: Sequence[float]) -> float:
+    return geometric_mean(values) if min(values) > 0 else median(values)
 
 
 def _why_not(metric: Metric) -> str | None:
@@ -89,11 +93,11 @@ def of_runs(before: Record, after: Record) -> list[Metric]:
     """Return the metrics of two runs: one process each, whose rounds stand for the time."""
     why = why_no_ratio(after, before)
     metrics = _of_processes("", {0: before}, {0: after}, why)
-    sides = [
-        [s / r.cells[0].global_batch for s in speed.round_step_s(r.cells[0])]
-        for r in (before, after)
-    ]
-    return [Metric("", "time per sample", SECONDS, *sides, why), *metrics[1:]]
+    old, new = (
+        [step_s / run.cells[0].global_batch for step_s in speed.round_step_s(run.cells[0])]
+        for run in (before, after)
+    )
+    return [Metric("", "time per sample", SECONDS, old, new, why), *metrics[1:]]
 
 
 def of_sweeps(
@@ -154,11 +158,11 @@ def _of_processes(where: str, before: Records, after: Records, why: str | None) 
         name for side in (before, after) for record in side.values() for name in _scores(record)
     )
     for name in scores:
-        sides = [
+        old, new = (
             [_scores(record)[name] for record in side.values() if name in _scores(record)]
             for side in (before, after)
-        ]
-        metrics.append(Metric(where, f"test {name}", "", *sides, why))
+        )
+        metrics.append(Metric(where, f"test {name}", "", old, new, why))
     return metrics
 
 
@@ -170,6 +174,10 @@ def _values(take: Callable[[Record], float | None], records: Records) -> list[fl
 def _exposed(record: Record) -> float | None:
     share = speed.exposed_communication(record)
     return None if share is None else share.estimate
+
+
+def _energy(record: Record, kind: str) -> float | None:
+    return speed.energy_j_per_sample(record.cells[0]).get(kind)
 
 
 def _to_train(record: Record) -> float | None:
@@ -186,6 +194,8 @@ METRICS: dict[str, tuple[str, Callable[[Record], float | None]]] = {
     "time to first step": (SECONDS, lambda record: max(record.cells[0].time_to_first_step_s)),
     "time to train": (SECONDS, _to_train),
     "exposed communication": ("share", _exposed),
+    "GPU energy per sample": ("J", lambda record: _energy(record, "GPU")),
+    "CPU energy per sample": ("J", lambda record: _energy(record, "CPU")),
     "peak memory": ("MiB", lambda record: speed.peak_mib(record.cells[0])),
 }
 """Of one process: the unit, and the value or None. Of all of them less is better."""

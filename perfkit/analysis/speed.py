@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from perfkit.core.record import Cell, Record
+from perfkit.core.record import GPU, Cell, Record
 from perfkit.core.stats import EQUAL_BOUND, Interval, Word, ratio_interval, rounds_needed
 
 
@@ -160,6 +160,26 @@ def peak_mib(cell: Cell) -> float | None:
     on_gpu = [max(memory.cuda_allocated_mib) for memory in cell.memory if memory.cuda_allocated_mib]
     on_cpu = [m.cpu_peak_mib for m in cell.memory if m.cpu_peak_mib is not None]
     return max(on_gpu or on_cpu, default=None)
+
+
+def energy_j_per_sample(cell: Cell) -> dict[str, float]:
+    """Return the joules a sample of "GPU" and of "CPU", those that were counted in every round.
+
+    Of CPU packages with whatever else ran on them. A counter that several ranks read, of the
+    package they share or of one GPU, counts once.
+    """
+    joules: dict[str, dict[int, dict[str, float]]] = {"GPU": {}, "CPU": {}}
+    steps = {block.round: block.step_count for block in cell.blocks}
+    for block in cell.blocks:
+        for name, used in block.energy_j.items():
+            of_round = joules["GPU" if name.startswith(GPU) else "CPU"].setdefault(block.round, {})
+            of_round[name] = max(used, of_round.get(name, 0.0))
+    samples = cell.global_batch * sum(steps.values())
+    return {
+        kind: sum(sum(of_round.values()) for of_round in rounds.values()) / samples
+        for kind, rounds in joules.items()
+        if rounds and rounds.keys() == steps.keys()
+    }
 
 
 def _step_s_of_rounds(cell: Cell) -> dict[int, float]:

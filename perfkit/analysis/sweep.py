@@ -80,6 +80,13 @@ class Row:
         known = [value for value in found if value is not None]
         return median(known) if known else None
 
+    @property
+    def energy_j_per_sample(self) -> dict[str, float]:
+        """Joules a sample of "GPU" and "CPU": medians over the processes; those that are known."""
+        found = [speed.energy_j_per_sample(record.cells[0]) for record in self.records.values()]
+        kinds = [kind for kind in found[0] if all(kind in one for one in found)]
+        return {kind: median(one[kind] for one in found) for kind in kinds}
+
 
 def rows(sweep: Sweep, records: Mapping[int, Mapping[int, Record]]) -> list[Row]:
     """Return a row for every cell that has been measured, in the order of the sweep.

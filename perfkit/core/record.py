@@ -32,12 +32,13 @@ from perfkit.core.config import (
     SessionConfig,
     TrainConfig,
 )
+from perfkit.core.environment import Environment
 from perfkit.core.errors import PerfkitError, first_problem
 from perfkit.core.files import replacing
 from perfkit.core.trace_summary import Traces
 from perfkit.core.training_result import Part, TrainingResult
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 3
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 4
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
 RECORD_NAME = "record.json"
 
@@ -46,53 +47,10 @@ FOREIGN_LOAD_BOUND = 0.10
 FOREIGN_LOAD = "other processes took"
 """How a taint begins that says so."""
 
+GPU = "GPU-"
+"""What the names of energy counters of GPUs begin with, as UUIDs of NVML do."""
+
 Role = Literal["strategy", "baseline", "variant", "ablation"]
-
-
-class Gpu(Part):
-    """One GPU as its driver describes it."""
-
-    name: str
-    """Model, as in NVIDIA H200."""
-    memory_mib: float
-    """Memory in all, not what was free."""
-    compute_capability: str
-    """CUDA compute capability, as in 9.0."""
-
-
-class Environment(Part):
-    """Where the run happened, as rank 0 saw it."""
-
-    hostname: str
-    """Name of the host of rank 0."""
-    hardware: str
-    """CPU model, core count and GPU names in one line: equal exactly on equal hardware."""
-    cpu: str
-    """CPU model as the host names it."""
-    cores: int
-    """Cores that this process may use (its affinity), not those of the host."""
-    memory_mib: float
-    """Main memory of the host."""
-    gpus: list[Gpu]
-    """GPUs that this process may use; empty on a CPU."""
-    versions: dict[str, str]
-    """Of python, perfkit, torch, torchvision, numpy, pillow, cuda, cudnn, nccl, where present."""
-    variables: dict[str, str]
-    """Environment variables that change speed (OMP_NUM_THREADS, CUDA_VISIBLE_DEVICES, ...)."""
-    launcher: str
-    """What started the ranks: perfkit, torchrun, openmpi, mpich or slurm."""
-    git_commit: str | None
-    """Commit checked out in the folder the run was started in; None outside a repository."""
-    git_dirty: bool | None
-    """Whether tracked files differed from that commit."""
-    deterministic: bool
-    """torch.use_deterministic_algorithms was on."""
-    cudnn_benchmark: bool
-    """cuDNN chose its algorithms by trying them."""
-    tf32_matmul: bool
-    """float32 matrix products may run in TF32 on a GPU."""
-    tf32_convolution: bool
-    """float32 convolutions may run in TF32 on a GPU."""
 
 
 class Gate(Part):
@@ -186,6 +144,9 @@ class Block(Part):
     """CPU seconds of the rank's process tree over its whole turn, the untimed lead-in included."""
     steps: Annotated[list[StepSample], Field(min_length=1)]
     """In the order they were taken."""
+    energy_j: dict[str, float] = Field(default_factory=dict)
+    """Joules over ``wall_s`` by counter: "HOST package-0" is a whole CPU package by RAPL, whatever
+    ran on it, "GPU-UUID" one of the rank's GPUs by NVML. Those that cannot be read are missing."""
     taken: PositiveInt | None = None
     """Steps that ``wall_s`` covers, where ``steps`` holds only every so many-th of them: a training
     of many epochs."""

@@ -35,6 +35,7 @@ from perfkit.engine.precision import (
 )
 from perfkit.engine.resolve import batch_sizes
 from perfkit.engine.training import PREPROCESS, Training, staged_part, unwrapped
+from perfkit.measure.energy import EnergyMeter
 from perfkit.measure.host_load import tree_cpu_s
 from perfkit.measure.memory import highest, read_peak, reset_peak
 from perfkit.measure.recorder import PHASES, StepRecorder
@@ -92,6 +93,7 @@ class RankCell:
         self._strategy = STRATEGIES[config.strategy]
         self.cuda = [d.torch_device for d in mesh.devices if d.torch_device.type == "cuda"]
         self._memory: Memory | None = None
+        self._energy = EnergyMeter(self.cuda)
         self._placement: Placement | None = None
         self._threads = config.threads or 1
         torch.set_num_threads(self._threads)
@@ -216,10 +218,12 @@ class RankCell:
         recorder = self.recorder()
         reset_peak(self.cuda)
         barrier(self.mesh)
+        self._energy.start()
         started = time.perf_counter()
         self.training.run(steps, recorder, communicate=communicate)
         samples = recorder.samples()
         wall_s = time.perf_counter() - started
+        energy_j = self._energy.joules()
         if communicate:
             self._memory = highest(self._memory, read_peak(self.cuda))
         else:
@@ -229,6 +233,7 @@ class RankCell:
             rank=self.mesh.rank,
             wall_s=wall_s,
             turn_cpu_s=tree_cpu_s() - cpu_s,
+            energy_j=energy_j,
             steps=samples,
         )
 

@@ -46,6 +46,7 @@ from perfkit.engine.resolve import batch_sizes
 from perfkit.engine.start import Start, started
 from perfkit.engine.training import unwrapped
 from perfkit.launch.detect import Place
+from perfkit.measure.energy import EnergyMeter
 from perfkit.measure.environment import describe_environment
 from perfkit.measure.host_load import HostLoadMeter, tree_cpu_s
 from perfkit.measure.memory import highest, read_peak, reset_peak
@@ -222,11 +223,13 @@ class TrainRun:
     ) -> None:
         learning_rate = cell.training.learning_rate
         reset_peak(cell.cuda)
-        meter, cpu_s = HostLoadMeter(), tree_cpu_s()
+        meter, cpu_s, energy = HostLoadMeter(), tree_cpu_s(), EnergyMeter(cell.cuda)
+        energy.start()
         started = time.perf_counter()
         samples = self._steps(number, cell, listener)
         train_s = time.perf_counter() - started
-        self._note(number, cell, samples, train_s, tree_cpu_s() - cpu_s)
+        costs = {"wall_s": train_s, "cpu_s": tree_cpu_s() - cpu_s}
+        self._note(number, cell, samples, **costs, energy_j=energy.joules())
         if self.mesh.rank == 0:
             blocks = self.log.blocks[-self.mesh.world_size :]
             own = sum(block.turn_cpu_s for block in blocks[: self.place.local_world_size])
@@ -322,7 +325,14 @@ class TrainRun:
         return share(sum(parts) / max(len(parts), 1), self.mesh)
 
     def _note(
-        self, number: int, cell: RankCell, samples: list[StepSample], wall_s: float, cpu_s: float
+        self,
+        number: int,
+        cell: RankCell,
+        samples: list[StepSample],
+        *,
+        wall_s: float,
+        cpu_s: float,
+        energy_j: dict[str, float],
     ) -> None:
         """Gather what the epoch cost on every rank."""
         # Drawn, not every so many-th: stalls of loader workers come at regular distances.
@@ -334,6 +344,7 @@ class TrainRun:
             rank=self.mesh.rank,
             wall_s=wall_s,
             turn_cpu_s=cpu_s,
+            energy_j=energy_j,
             steps=[samples[index] for index in kept],
             taken=len(samples) if len(kept) < len(samples) else None,
         )

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from perfkit.core.environment import Environment, Gpu
 from perfkit.core.host import available_cores
-from perfkit.core.record import Environment, Gpu
 from perfkit.core.version import __version__
 from perfkit.measure.memory import MIB
 

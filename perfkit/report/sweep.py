@@ -24,7 +24,7 @@ from perfkit.core.sweep import Sweep
 from perfkit.report.scaling import by_mode, formatted_scaling, plain_scaling, scaling_lines
 from perfkit.report.terminal import Line, foreign_share, print_lines
 from perfkit.report.training import METRIC_NAMES
-from perfkit.report.words import bounds, count_of, duration, significant
+from perfkit.report.words import bounds, count_of, duration, energy_words, significant
 
 DRIFT_BOUND = 0.05  # of the machine over the sweep; less is not worth a notice
 KEY_WIDTH = 25
@@ -75,11 +75,13 @@ def formatted(rows: Sequence[Row]) -> list[list[str]]:
     """Return headings and a line for every row, as text."""
     first = rows[0].label
     trained = [row for row in rows if _metrics(row)]
+    counted = any(row.energy_j_per_sample for row in rows)
     names = list(dict.fromkeys(name for row in trained for name in _metrics(row)))
     table = [
         [
             *("cell", "step", "IQR", "samples/s", f"vs {first}", "95 %", "verdict"),
             *("ceiling", "first step", "peak memory"),
+            *(["energy a sample"] if counted else []),
             *(["time to train"] if trained else []),
             *(f"test {METRIC_NAMES.get(name, name)}" for name in names),
         ]
@@ -99,6 +101,7 @@ def formatted(rows: Sequence[Row]) -> list[list[str]]:
                 f"{row.cell.ceiling:g}x",
                 duration(row.time_to_first_step_s),
                 "?" if peak is None else f"{peak:,.0f} MiB",
+                *([energy_words(row.energy_j_per_sample)] if counted else []),
                 *([duration(_time_to_train_s(row))] if trained else []),
                 *(f"{_metrics(row)[name]:.4f}" if name in _metrics(row) else "-" for name in names),
             ]
@@ -255,6 +258,7 @@ def _plain(row: Row) -> dict[str, Any]:
         "ceiling": cell.ceiling,
         "time_to_first_step_s": row.time_to_first_step_s,
         "peak_mib": row.peak_mib,
+        **{f"{kind.lower()}_j_per_sample": used for kind, used in row.energy_j_per_sample.items()},
     }
     if verdict is not None:
         values |= {

@@ -14,7 +14,16 @@ from rich.text import Text
 from perfkit.analysis import speed
 from perfkit.core.config import SessionConfig
 from perfkit.core.record import FOREIGN_LOAD_BOUND, RECORD_NAME, Cell, Record, read_record
-from perfkit.report.words import bounds, count_of, decimals, duration, known, significant, size
+from perfkit.report.words import (
+    bounds,
+    count_of,
+    decimals,
+    duration,
+    energy_words,
+    known,
+    significant,
+    size,
+)
 
 PHASE_NAMES = {
     "data_wait": "data wait",
@@ -200,6 +209,9 @@ def costs_table(record: Record) -> Table:
             table.add_row(cost.name, *told)
     if strategy.ranks > 1 or strategy.workers:
         table.add_row("memory of ranks and workers", *(all_ranks_memory(cell) for cell in cells))
+    energies = [speed.energy_j_per_sample(cell) for cell in cells]
+    if any(energies):
+        table.add_row("energy a sample", *map(energy_words, energies))
     if baselines:
         gains = [speed.gain(strategy, baseline) for baseline in baselines]
         same_work = all(cell.global_batch == strategy.global_batch for cell in baselines)

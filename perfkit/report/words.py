@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from perfkit.core.stats import Interval
 
@@ -30,6 +31,11 @@ def duration(seconds: float) -> str:
 def significant(value: float) -> str:
     """Return a positive number to three significant digits, never with an exponent."""
     return f"{value:,.{decimals(value)}f}"
+
+
+def energy_words(joules: Mapping[str, float]) -> str:
+    """Return joules by what used them, as in "0.52 J GPU, 0.11 J CPU"; a dash where none told."""
+    return ", ".join(f"{significant(used)} J {kind}" for kind, used in joules.items()) or "-"
 
 
 def size(size_bytes: int) -> str:

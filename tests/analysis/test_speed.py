@@ -196,3 +196,26 @@ def test_a_baseline_is_one_that_was_timed() -> None:
 
 def test_devices_are_those_of_all_ranks() -> None:
     assert speed.devices(a_cell([[0.2, 0.2]], devices_per_rank=3)) == 6
+
+
+def with_energy(cell: Cell, *joules: dict[str, float]) -> Cell:
+    """Return the cell with what each block used, in order."""
+    blocks = [
+        block.model_copy(update={"energy_j": used})
+        for block, used in zip(cell.blocks, joules, strict=True)
+    ]
+    return cell.model_copy(update={"blocks": blocks})
+
+
+def test_energy_is_of_all_counters_and_a_shared_one_counts_once() -> None:
+    cell = a_cell([[0.2, 0.2]], steps=2, local_batch=4)  # 16 samples in a block of two ranks
+    used = with_energy(
+        cell, {"GPU-a": 16.0, "host package-0": 8.0}, {"GPU-b": 32.0, "host package-0": 8.5}
+    )
+    assert speed.energy_j_per_sample(used) == {"GPU": 3.0, "CPU": 8.5 / 16}
+    assert speed.energy_j_per_sample(cell) == {}
+
+
+def test_energy_that_a_round_lacks_is_not_known() -> None:
+    cell = a_cell([[0.2], [0.2]])
+    assert speed.energy_j_per_sample(with_energy(cell, {"GPU-a": 1.0}, {})) == {}

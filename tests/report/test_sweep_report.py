@@ -150,3 +150,16 @@ def test_the_files_have_gains_and_laws_are_told_and_drawn(tmp_path: Path) -> Non
     figure = tmp_path / "scaling.png"
     draw_scaling(SWEEP, scaled(found), curves(found), figure)
     assert figure.stat().st_size > 10_000
+
+
+def test_energy_has_a_column_where_it_was_counted(measured: list[Row], tmp_path: Path) -> None:
+    assert "energy a sample" not in tables(measured)[0][0]
+    for number, record in measured[1].records.items():
+        cell = record.cells[0]
+        blocks = [block.model_copy(update={"energy_j": {"GPU-a": 12.0}}) for block in cell.blocks]
+        used = record.model_copy(update={"cells": [cell.model_copy(update={"blocks": blocks})]})
+        measured[1].records[number] = used
+    column = tables(measured)[0][0].index("energy a sample")
+    assert [line[column] for line in tables(measured)[0][1:]] == ["-", "1.50 J GPU", "-"]
+    with write_tables(measured, tmp_path)[1].open() as file:
+        assert [line["gpu_j_per_sample"] for line in csv.DictReader(file)] == ["", "1.5", ""]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from perfkit.core.config import ProfileConfig, TrainConfig
+from perfkit.core.environment import Environment
 from perfkit.core.record import (
     Block,
     Cell,
     DataFacts,
-    Environment,
     Gate,
     HostLoad,
     Memory,

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: profile test lint bench build clean
+.PHONY: profile test lint bench regressions build clean
 
 profile: build
 	$(BIN)/python -m perfkit.profile --strategy model_parallel --gpus 2
@@ -24,6 +24,10 @@ lint: $(SETUP)
 bench: build
 	$(BIN)/python -m pytest bench/ --benchmark-only
 
+# HEAD beside its merge base, or beside BASE.
+regressions: build
+	$(BIN)/python scripts/regressions.py $(if $(BASE),--base $(BASE))
+
 # The native operators: compiles what has changed in csrc, and says what it decided.
 build: $(SETUP)
 	$(BIN)/python setup.py --quiet build_ext --inplace
@@ -38,4 +42,4 @@ $(SETUP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache perfkit/ops/*.so
+	rm -rf $(VENV) .asv .regressions build dist *.egg-info .mypy_cache .ruff_cache perfkit/ops/*.so

@@ -102,7 +102,7 @@ def revision(name: str, checkout: Path = CHECKOUT) -> str:
     """Return the commit of a name."""
     found = git(checkout, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False)
     if not found:
-        raise SystemExit(f"perfkit: error: {name}: no such commit here")
+        raise fail(f"{name}: no such commit here")
     return found
 
 
@@ -113,6 +113,12 @@ def merge_base(head: str) -> str:
         if found and found != head:
             return found
     return revision(f"{head}~1")
+
+
+def fail(message: str) -> SystemExit:
+    """Return what ends this with 2, which no regression does, after a line on stderr."""
+    print(f"perfkit: error: {message}", file=sys.stderr)
+    return SystemExit(2)
 
 
 def git(checkout: Path, *arguments: str, check: bool = True) -> str:
@@ -150,7 +156,7 @@ def install(commit: str, repository: Path = CHECKOUT) -> Path:
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"perfkit: error: {commit} cannot be built:\n{done.stderr}")
+        raise fail(f"{commit} cannot be built:\n{done.stderr}")
     unfinished.rename(target)
     return target
 
@@ -181,7 +187,7 @@ class Measurer:
         assert self._process.stdout is not None
         answer = self._process.stdout.readline()
         if not answer:
-            raise SystemExit("perfkit: error: a case failed, as above")
+            raise fail("a case failed, as above")
         return {cost: min(samples) for cost, samples in json.loads(answer).items()}
 
     def close(self) -> None:

@@ -1,0 +1,199 @@
+"""The views of the benchmark cases agree, and measure the perfkit that they say they do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+BENCH, SUPPORT = CHECKOUT / "bench", CHECKOUT / "tests" / "support"
+ASV_VIEW = """
+import json, sys
+from asv_runner.statistics import compute_stats
+from asv_runner.discovery import get_benchmark_from_name
+if sys.argv[1] == "fixed":
+    import fixed_cases
+benchmark = get_benchmark_from_name(sys.argv[2], sys.argv[3])
+result = benchmark.do_run()
+value, stats = compute_stats(result["samples"], result["number"])
+print(json.dumps({"median": value, "samples": stats["repeat"], "unit": benchmark.unit}))
+"""
+LISTED = """
+import json, sys
+from asv_runner.discovery import list_benchmarks
+list_benchmarks(sys.argv[1], sys.stdout)
+sys.path.insert(0, sys.argv[2])
+from cases import CASES
+from case import UNITS
+facts = [[c.name, c.size, list(c.costs), c.version] for c in CASES]
+print("\\n" + json.dumps({"cases": facts, "units": UNITS}))
+"""
+
+
+def python(*arguments: str, **environ: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": f"{SUPPORT}", **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=CHECKOUT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def module(path: Path) -> ModuleType:
+    """Import a file by itself."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = made  # dataclasses look their module up
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_both_views_report_the_same_number_for_the_same_case(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    view = ["-m", "pytest", "bench/", "--benchmark-only", "-q", f"--benchmark-json={report}"]
+    python(*view, "-p", "fixed_cases")
+    (of_pytest,) = json.loads(report.read_text())["benchmarks"]
+    of_asv = json.loads(
+        python("-c", ASV_VIEW, "fixed", f"{BENCH / 'history'}", "costs.track_known_samples")
+    )
+    assert of_pytest["name"] == "test_case[known-samples]"
+    assert of_asv == {"median": 0.2, "samples": 5, "unit": "seconds"}
+    assert of_pytest["stats"]["median"] == pytest.approx(of_asv["median"], rel=1e-12)
+    assert of_pytest["stats"]["rounds"] == of_asv["samples"]
+    assert of_pytest["extra_info"]["finding"] == "five samples"
+
+
+def test_asv_sees_every_cost_of_every_quick_case_with_unit_version_and_time_out() -> None:
+    found, known = python("-c", LISTED, f"{BENCH / 'history'}", f"{BENCH}").strip().split("\n")
+    benchmarks = {one["name"]: one for one in json.loads(found)}
+    cases = json.loads(known)["cases"]
+    units = json.loads(known)["units"]
+    assert len({name for name, *_ in cases}) == len(cases)
+    quick = [case for case in cases if case[1] != "full"]
+    assert any(len(costs) > 1 for _, _, costs, _ in quick)
+    for name, _, costs, version in quick:
+        if len(costs) == 1:
+            one = benchmarks.pop(f"costs.track_{name}".replace("-", "_"))
+            assert (one["unit"], one["version"]) == (units[costs[0]], version)
+            assert one["timeout"] >= 600
+        for cost in costs if len(costs) > 1 else ():
+            shared = benchmarks[f"costs.Strategies.track_{cost}".replace(" ", "_")]
+            assert shared["unit"] == units[cost]
+            assert repr(name) in shared["params"][0]
+    assert all(name.startswith("costs.Strategies.") for name in benchmarks)
+
+
+def test_a_perfkit_from_elsewhere_or_of_another_commit_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    case = module(BENCH / "case.py")
+    built = python("-c", "import perfkit.ops; print(perfkit.ops.build_info().commit)").strip()
+    for name in ("ASV_ENV_DIR", "ASV_COMMIT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(case.EXPECTED_FOLDER, f"{CHECKOUT}")
+    monkeypatch.setenv(case.EXPECTED_COMMIT, built)
+    assert case.measured_perfkit() == {"perfkit": f"{CHECKOUT / 'perfkit'}", "commit": built}
+    monkeypatch.setenv(case.EXPECTED_COMMIT, "0" * 40)
+    with pytest.raises(RuntimeError, match=f"built at commit {built}, not at 0000"):
+        case.measured_perfkit()
+    monkeypatch.setenv(case.EXPECTED_FOLDER, f"{tmp_path}")
+    with pytest.raises(RuntimeError, match="perfkit is from"):
+        case.measured_perfkit()
+
+
+def test_the_configuration_of_asv_has_no_key_that_asv_does_not_know() -> None:
+    config: Any = pytest.importorskip("asv.config").Config
+    template = Path(sys.modules["asv"].__file__ or "").parent / "template" / "asv.conf.json"
+    documented = set(re.findall(r'^\s*(?://\s*)?"(\w+)":', template.read_text(), re.MULTILINE))
+    asv_util: Any = pytest.importorskip("asv.util")
+    ours = asv_util.load_json(f"{CHECKOUT / 'asv.conf.json'}", 1, js_comments=True)
+    defaults = vars(config())
+    assert set(ours) <= set(defaults) | documented
+    for key, value in ours.items():
+        default = defaults.get(key)
+        if key.endswith("_command"):
+            assert all(isinstance(line, str) for line in value)
+        elif default is not None:
+            kinds = (int, float) if isinstance(default, int | float) else (type(default),)
+            assert isinstance(value, kinds), key
+    assert ours["launch_method"] == "spawn"
+    loaded = config.load(f"{CHECKOUT / 'asv.conf.json'}")
+    assert (CHECKOUT / loaded.benchmark_dir / "__init__.py").exists()
+
+
+def test_packages_are_shared_by_a_line_in_a_pth_file(tmp_path: Path) -> None:
+    script = CHECKOUT / "scripts" / "share_packages.py"
+    environment, other = tmp_path / "environment", tmp_path / "other"
+    share = module(script)
+    for folder in (environment, other):
+        share.site_packages(folder).mkdir(parents=True)
+    with pytest.raises(SystemExit, match="has no torch; run make build"):
+        share.main(environment, other)
+    (share.site_packages(other) / "torch").mkdir()
+    share.main(environment, other)
+    (written,) = share.site_packages(environment).glob("*.pth")
+    assert written.read_text() == f"{share.site_packages(other)}\n"
+
+
+@pytest.fixture(scope="module")
+def regressions() -> ModuleType:
+    return module(CHECKOUT / "scripts" / "regressions.py")
+
+
+def test_a_regression_is_slower_for_certain_and_by_more_than_is_called_equal(
+    regressions: ModuleType,
+) -> None:
+    steady = [1.0, 1.001, 0.999, 1.0, 1.0005, 0.9995]
+    noisy = [1.0, 1.4, 0.8, 1.1, 1.3, 0.9]
+    before = {"a": steady, "b": steady, "c": steady, "d": noisy, "e": steady}
+    after = {
+        "a": [1.1 * value for value in steady[::-1]],
+        "b": [1.01 * value for value in steady[::-1]],
+        "c": [0.8 * value for value in steady[::-1]],
+        "d": [1.1 * value for value in noisy[::-1]],
+        "f": steady,
+    }
+    rows = {row.name: row for row in regressions.compared(before, after)}
+    assert list(rows) == ["a", "b", "c", "d"]
+    assert {name for name, row in rows.items() if row.is_regression} == {"a"}
+    assert rows["b"].verdict.word == "equal"
+    text = regressions.table(list(rows.values()))
+    assert re.search(r"a .* 1\.100 \[1\.09\d, 1\.10\d\]  REGRESSION", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--head", "no-such-thing"], "perfkit: error: no-such-thing: no such commit here"),
+        (["--rounds", "1"], "--rounds 1: two are the least"),
+        (["--cases", "no-such-case"], "--cases no-such-case: no case is called like that"),
+    ],
+    ids=["commit", "rounds", "cases"],
+)
+def test_what_cannot_be_compared_ends_with_2_which_no_regression_does(
+    regressions: ModuleType,
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as end:
+        regressions.main(arguments)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err

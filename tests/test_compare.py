@@ -130,7 +130,7 @@ def missing(folder: Path) -> None:
     [
         (with_a_part_missing, "is not a valid Record (cells.0.ceiling: field required)"),
         (truncated, "is not a whole JSON file"),
-        (of_a_newer_version, "has schema version 2.0, this perfkit reads up to 1.x"),
+        (of_a_newer_version, "has schema version 2.0, this perfkit reads 1.x; update perfkit"),
         (without_blocks, "the run stopped before its first timed block; run it again"),
         (without_record, "holds no record.json; it is no run folder"),
         (missing, "cannot be read (No such file or directory); name a run folder"),

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import (
     Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
     Tag,
-    ValidationError,
     field_validator,
 )
 
@@ -33,10 +30,10 @@ from perfkit.core.config import (
     TrainConfig,
 )
 from perfkit.core.environment import Environment
-from perfkit.core.errors import PerfkitError, first_problem
-from perfkit.core.files import replacing
+from perfkit.core.errors import PerfkitError
 from perfkit.core.trace_summary import Traces
 from perfkit.core.training_result import Part, TrainingResult
+from perfkit.core.versioned import read_versioned, write_versioned
 
 SCHEMA_MAJOR, SCHEMA_MINOR = 1, 4
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
@@ -315,9 +312,7 @@ class Record(Part):
 def write_record(record: Record, folder: Path) -> Path:
     """Write ``record.json`` into ``folder``, whole or not at all; OSError where it cannot be."""
     path = folder / RECORD_NAME
-    content = orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    write_versioned(record, path)
     return path
 
 
@@ -329,33 +324,8 @@ def read_record(path: Path) -> Record:
             f"{path}: holds no {RECORD_NAME}; it is no run folder, or the run ended before "
             "anything was measured"
         )
-    try:
-        content: Any = orjson.loads(file.read_bytes())
-    except OSError as error:
-        raise PerfkitError(
-            f"{file}: cannot be read ({error.strerror}); name a run folder"
-        ) from None
-    except orjson.JSONDecodeError as error:
-        raise PerfkitError(
-            f"{file}: is not a whole JSON file ({error}); the run must be made again"
-        ) from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    found = re.fullmatch(r"(\d+)\.(\d+)", version) if isinstance(version, str) else None
-    if found is None:
-        raise PerfkitError(f"{file}: is not a perfkit Record (it has no schema_version)")
-    major, minor = int(found[1]), int(found[2])
-    if major > SCHEMA_MAJOR:
-        raise PerfkitError(
-            f"{file}: has schema version {version}, this perfkit reads up to {SCHEMA_MAJOR}.x; "
-            "update perfkit"
-        )
-    try:
-        return Record.model_validate(content)
-    except ValidationError as error:
-        field, _, reason = first_problem(error)
-        # A later minor version only adds fields, which this one would have to make up.
-        cure = f"; it has schema version {version}, update perfkit" if minor > SCHEMA_MINOR else ""
-        raise PerfkitError(f"{file}: is not a valid Record ({field}: {reason}){cure}") from None
+    version = (SCHEMA_MAJOR, SCHEMA_MINOR)
+    return read_versioned(file, Record, "Record", version, "name a run folder")
 
 
 def schema_text() -> str:

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from perfkit.core.config import ProfileConfig, RunConfig, TrainConfig
 from perfkit.core.errors import PerfkitError, first_problem
-from perfkit.core.files import read_toml_file, replacing
+from perfkit.core.files import read_toml_file
 from perfkit.core.training_result import Part
+from perfkit.core.versioned import read_versioned, write_versioned
 
 SWEEP_NAME = "sweep.json"
 SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
@@ -145,32 +145,12 @@ def sweep_file(content: dict[str, Any], source: str) -> SweepFile:
 
 def write_sweep(sweep: Sweep, folder: Path) -> None:
     """Write ``sweep.json`` into ``folder``, whole or not at all; OSError where it cannot be."""
-    content = orjson.dumps(sweep.model_dump(mode="json"), option=orjson.OPT_INDENT_2)
-    with replacing(folder / SWEEP_NAME) as temporary:
-        temporary.write_bytes(content)
+    write_versioned(sweep, folder / SWEEP_NAME)
 
 
 def read_sweep(folder: Path) -> Sweep:
     """Return the plan in a sweep folder; PerfkitError says what is wrong with it."""
-    file = folder / SWEEP_NAME
-    try:
-        content: Any = orjson.loads(file.read_bytes())
-    except OSError as error:
-        raise PerfkitError(
-            f"{file}: cannot be read ({error.strerror}); name the folder of a sweep"
-        ) from None
-    except orjson.JSONDecodeError as error:
-        raise PerfkitError(f"{file}: is not a whole JSON file ({error})") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(version, str) or not version.partition(".")[0].isdigit():
-        raise PerfkitError(f"{file}: is not a perfkit sweep (it has no schema_version)")
-    if int(version.partition(".")[0]) != SCHEMA_MAJOR:
-        raise PerfkitError(
-            f"{file}: has schema version {version}, this perfkit reads {SCHEMA_MAJOR}.x; use the "
-            "perfkit that made it, or make it again"
-        )
-    try:
-        return Sweep.model_validate(content)
-    except ValidationError as error:
-        field, _, reason = first_problem(error)
-        raise PerfkitError(f"{file}: is not a valid sweep ({field}: {reason})") from None
+    version = (SCHEMA_MAJOR, SCHEMA_MINOR)
+    return read_versioned(
+        folder / SWEEP_NAME, Sweep, "sweep", version, "name the folder of a sweep"
+    )

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Print runs side by side, absolute cost first, and draw every sample. Of two "
         "runs, sweeps or commits: what changed, by how much, and how sure that is.",
     )
-    from perfkit.report.terminal import make_console
+    from perfkit.report.console import make_console
 
     console = make_console()
     named = [path for path in flags.runs if path.name != STORED_SETS]

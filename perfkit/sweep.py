@@ -92,10 +92,10 @@ def _show(sweep: Sweep, folder: Path) -> int:
     from perfkit.analysis.sweep import rows
     from perfkit.analysis.sweep_scaling import curves, scaled
     from perfkit.engine.sweep_folder import missing, read_records
+    from perfkit.report.console import make_console, print_path
     from perfkit.report.scaling_figure import draw_scaling
     from perfkit.report.sweep import print_sweep, write_tables
     from perfkit.report.sweep_figure import draw_sweep
-    from perfkit.report.terminal import make_console, print_path
 
     found = rows(sweep, read_records(sweep, folder))
     if not found:

@@ -16,13 +16,13 @@ from perfkit.analysis.training import best_epoch, time_to_train_s
 from perfkit.core.errors import PerfkitError
 from perfkit.core.files import replacing
 from perfkit.core.record import Record
+from perfkit.report.console import borderless_table, print_lines
 from perfkit.report.figures import BAR, BAR_HEIGHT, CEILING, OUTLINE, ROUND, tidy
 from perfkit.report.terminal import (
     COSTS,
     PHASE_NAMES,
     device_words,
     preprocess_words,
-    print_lines,
     title,
 )
 from perfkit.report.training import METRIC_NAMES
@@ -73,7 +73,7 @@ def print_comparison(records: Sequence[Record], console: Console) -> None:
             for (letter, name), words in zip(titles, preprocessed, strict=True)
         ]
     print_lines(titles, console, key_width=1)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = borderless_table()
     table.add_column("", style="bold")
     for cost in COSTS:
         table.add_column(cost.heading, justify="right", no_wrap=True)
@@ -96,7 +96,7 @@ def print_comparison(records: Sequence[Record], console: Console) -> None:
 
 def _worth_table(named: Sequence[tuple[str, Record]]) -> Table:
     """Return a row a training: what it took, and what its best model is worth."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = borderless_table()
     table.add_column("", style="bold")
     for heading in ("epochs", "time to\ntrain", "best\nepoch", "validation\nloss"):
         table.add_column(heading, justify="right", no_wrap=True)

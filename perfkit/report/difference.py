@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from perfkit.analysis.diff import SECONDS, Difference
+from perfkit.report.console import borderless_table
 from perfkit.report.words import bounds, duration, significant
 
 
@@ -15,7 +15,7 @@ def print_differences(found: Sequence[Difference], console: Console) -> None:
     """Print a row a metric: before, after, after over before with its interval, and the verdict."""
     with_place = any(row.metric.where for row in found)
     with_name = any(row.metric.name for row in found)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = borderless_table()
     if with_place:
         table.add_column("", style="bold")
     if with_name:

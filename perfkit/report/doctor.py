@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from perfkit.measure.capabilities import Capabilities, Capability
-from perfkit.report.terminal import make_console, print_lines
+from perfkit.report.console import make_console, print_lines
 
 TITLES = {"gpus": "GPUs", "operators": "native operators", "tracing": "tracing and counting"}
 STYLES = {"ok": "green", "but": "yellow", "no": "red"}

@@ -9,7 +9,8 @@ from perfkit.analysis import speed
 from perfkit.analysis.scaling import Fit, usl_peak
 from perfkit.analysis.sweep_scaling import Curve, Scaled
 from perfkit.core.stats import Interval
-from perfkit.report.terminal import GAIN_NAMES, Line
+from perfkit.report.console import Line
+from perfkit.report.terminal import GAIN_NAMES
 from perfkit.report.words import bounds, significant
 
 LAW = "law of scaling"

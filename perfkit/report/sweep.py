@@ -21,8 +21,9 @@ from perfkit.core.files import replacing
 from perfkit.core.record import FOREIGN_LOAD, FOREIGN_LOAD_BOUND
 from perfkit.core.stats import CONFIDENCE, Verdict
 from perfkit.core.sweep import Sweep
+from perfkit.report.console import Line, borderless_table, print_lines
 from perfkit.report.scaling import by_mode, formatted_scaling, plain_scaling, scaling_lines
-from perfkit.report.terminal import Line, foreign_share, print_lines
+from perfkit.report.terminal import foreign_share
 from perfkit.report.training import METRIC_NAMES
 from perfkit.report.words import bounds, count_of, duration, energy_words, significant
 
@@ -61,7 +62,7 @@ def tables(rows: Sequence[Row]) -> list[list[list[str]]]:
 
 
 def _table(lines: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = borderless_table()
     headings, *body = lines
     table.add_column(headings[0], style="bold")
     for heading in headings[1:]:

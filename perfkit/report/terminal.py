@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from perfkit.analysis import speed
 from perfkit.core.config import SessionConfig
 from perfkit.core.record import FOREIGN_LOAD_BOUND, RECORD_NAME, Cell, Record, read_record
+from perfkit.report.console import Line, borderless_table, make_console, print_lines, print_path
 from perfkit.report.words import (
     bounds,
     count_of,
@@ -43,21 +42,6 @@ MEASURED = {
 }
 NO_TRACE = "none: under Nsight Systems torch's profiler stays off; see domain perfkit in its report"
 MOST_SPREAD = 1.0  # of a share: a wider interval tells nothing
-UNLIMITED_WIDTH = 10_000
-KEY_WIDTH = 13
-
-Line = tuple[str, str]  # what it is about, and the sentence
-
-
-def make_console() -> Console:
-    """Return a console for stdout that takes brackets in names and paths for what they are.
-
-    A file or a pipe has no width: nothing is wrapped in it.
-    """
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = UNLIMITED_WIDTH
-    return console
 
 
 def print_run(folder: Path, console: Console | None = None) -> None:
@@ -83,24 +67,6 @@ def print_run(folder: Path, console: Console | None = None) -> None:
             print_lines([("", hint)], console)
     if record.traces is not None and not record.traces.files:
         print_lines([("trace", NO_TRACE)], console)
-
-
-def print_lines(
-    lines: Sequence[Line], console: Console, *, key_width: int = KEY_WIDTH, style: str = "bold"
-) -> None:
-    """Print sentences beside what each is about, wrapped at words where the console ends."""
-    indent = " " * (key_width + 2)
-    for key, text in lines:
-        wrapped = textwrap.fill(
-            text,
-            console.width,
-            initial_indent=indent,
-            subsequent_indent=indent,
-            break_long_words=False,  # a path in pieces cannot be copied
-            break_on_hyphens=False,
-        )
-        styled = Text.assemble((f"{key:<{len(indent)}}", style), wrapped[len(indent) :])
-        console.print(styled, soft_wrap=True)
 
 
 def title(record: Record) -> str:
@@ -190,7 +156,7 @@ COSTS = (
 def costs_table(record: Record) -> Table:
     """Return the strategy and its baselines side by side, absolute cost first."""
     strategy, baselines = record.cells[0], speed.baselines(record)
-    table = _table()
+    table = borderless_table()
     table.add_column("", no_wrap=True)
     table.add_column("this run\n" + _heading(strategy), justify="right", style="bold")
     for baseline in baselines:
@@ -236,7 +202,7 @@ def phases_table(record: Record) -> Table:
     host = speed.phases(cell)
     on_device = any(step.device_phases_s for block in cell.blocks for step in block.steps)
     device = speed.phases(cell, "device") if on_device else None
-    table = _table()
+    table = borderless_table()
     slowest = ", the slowest" if cell.ranks > 1 else ""
     table.add_column(f"step of rank {host.rank}{slowest}")
     table.add_column("host ms", justify="right")
@@ -404,10 +370,6 @@ def _is_one_device(baseline: Cell, strategy: Cell) -> bool:
     return baseline.role == "baseline" and baseline.threads == strategy.threads
 
 
-def _table() -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-
-
 def _rounds_so_far(strategy: Cell, baseline: Cell) -> str:
     rounds = len(speed.round_step_s(strategy))
     if rounds < 2:
@@ -425,8 +387,3 @@ def _heading(cell: Cell) -> str:
     if cell.role == "variant":
         return f"same, but\n{difference(cell)}"
     return cell.label.replace(", ", "\n", 1)
-
-
-def print_path(key: str, path: Path, console: Console) -> None:
-    """Print a path in one piece, however long."""
-    console.print(f"{key:<{KEY_WIDTH}}  {path}", soft_wrap=True)

@@ -11,15 +11,12 @@ from perfkit.analysis import speed
 from perfkit.analysis.training import best_epoch, time_to_best_s, time_to_train_s
 from perfkit.core.record import RECORD_NAME, Record, read_record
 from perfkit.core.training_result import Epoch, Evaluation, TrainingResult
+from perfkit.report.console import Line, borderless_table, make_console, print_lines, print_path
 from perfkit.report.curves import CURVES_NAME
 from perfkit.report.terminal import (
-    Line,
     conditions,
-    make_console,
     peak,
     phases_table,
-    print_lines,
-    print_path,
     title,
 )
 from perfkit.report.words import count_of, duration, significant
@@ -67,7 +64,7 @@ def worth_table(training: TrainingResult) -> Table:
     """Return loss and metrics of the best epoch's model on the validation and the test set."""
     best = best_epoch(training)
     evaluations = [best.validation, *([training.test] if training.test is not None else [])]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = borderless_table()
     table.add_column(f"model of epoch {best.epoch}", no_wrap=True)
     for evaluation in evaluations:
         name = {"val": "validation", "test": "test"}[evaluation.split]
@@ -83,7 +80,7 @@ def worth_table(training: TrainingResult) -> Table:
 
 def confusion_table(evaluation: Evaluation) -> Table:
     """Return the confusion matrix: a row for each true class."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = borderless_table()
     table.add_column(f"{evaluation.split} samples", no_wrap=True)
     for index in range(len(evaluation.confusion)):
         table.add_column(f"called {index}", justify="right")

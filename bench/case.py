@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import perfkit
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 UNITS = {
@@ -88,13 +90,23 @@ def measured_perfkit() -> dict[str, str]:
     file, commit = found.stdout.split()
     folder = Path(file).resolve().parent
     wanted_folder, wanted_commit = _expected()
-    if not folder.is_relative_to(wanted_folder):
-        raise RuntimeError(f"perfkit is from {folder}, not from {wanted_folder}")
+    for place in (folder, Path(perfkit.__file__).resolve().parent):
+        if not place.is_relative_to(wanted_folder):
+            raise RuntimeError(f"perfkit is from {place}, not from {wanted_folder}")
     if commit != wanted_commit:
         raise RuntimeError(
             f"{folder} was built at commit {commit}, not at {wanted_commit}; run make build"
         )
-    return {"perfkit": f"{folder}", "commit": commit}
+    return {"perfkit": f"{folder}", "commit": commit, "uncommitted changes": _uncommitted(folder)}
+
+
+def _uncommitted(folder: Path) -> str:
+    """Return the changed files of the checkout; nothing for an installed perfkit."""
+    if folder != CHECKOUT / "perfkit":
+        return ""
+    command = ["git", "-C", CHECKOUT, "status", "--porcelain", "--untracked-files=no"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return ", ".join(line[3:] for line in done.stdout.splitlines())
 
 
 def _expected() -> tuple[Path, str]:

@@ -1,5 +1,7 @@
 """Measure cases on request: ``python bench/measure.py`` reads a name a line and answers in JSON.
 
+It answers with times and memory only: shares and ratios can be off to either side, and may be 0.
+
 ``scripts/regressions.py`` keeps one such process for each of two commits and gives them turns.
 """
 
@@ -8,7 +10,10 @@ from __future__ import annotations
 import json
 import sys
 
+from case import UNITS
 from cases import CASES
+
+TOLD = ("seconds", "MiB")
 
 
 def main() -> None:
@@ -20,7 +25,8 @@ def main() -> None:
         # Which perfkit this is stays the same in a process: once is enough.
         costs = case.measure().costs if checked else case.run().costs
         checked = True
-        print(json.dumps(dict(costs)), flush=True)
+        told = {cost: samples for cost, samples in costs.items() if UNITS[cost] in TOLD}
+        print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

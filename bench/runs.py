@@ -49,13 +49,16 @@ def strategy(name: str, devices: int, *flags: str) -> Callable[[], Measurement]:
         record = profiled("--strategy", name, "--gpus", str(devices), *flags)
         cell, serial = record.cells[0], speed.baselines(record)[0]
         ours, theirs = _sample_s(cell), _sample_s(serial)
+        peak = speed.peak_mib(cell)
+        if peak is None:
+            raise RuntimeError("this host does not tell the peak memory of a process")
         costs = {
             "seconds per sample": ours,
             "inverse efficiency": [
                 devices * mine / one for mine, one in zip(ours, theirs, strict=True)
             ],
             **_exposed(record),
-            "peak memory": [peak for peak in [speed.peak_mib(cell)] if peak is not None],
+            "peak memory": [peak],
         }
         finding = f"{speed.samples_per_s(cell):.1f} samples/s"
         for baseline in speed.baselines(record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +14,18 @@ from tyro.conf import Positional
 from perfkit.core import cli
 from perfkit.core.errors import PerfkitError
 from perfkit.core.sweep import SWEEP_NAME, read_sweep
+from perfkit.report.words import count_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from perfkit.analysis.diff import Metric
+    from perfkit.core.record import Record
 
 MOST_RUNS = 26  # a letter each
 STORED_SETS = "preprocessed"
 """The folder that ``--preprocess offline`` makes among the runs: ``runs/*`` names it too."""
+SIDES = ("before", "after")
 UNPAIRED = (
     "unpaired: what the machine did between the two is in every ratio; perfkit sweep measures both "
     "in the same rounds"
@@ -42,7 +45,7 @@ class CompareFlags(BaseModel):
     """Run folders, the first of which the others are held against; or two sweep folders; or two
     commits that asv measured, as in HEAD~1 HEAD."""
     figure: Path = Path("compare.png")
-    """Where the figure of runs is written (.png, .svg or .pdf)."""
+    """Where the figure of runs is written (.png, .svg or .pdf); of runs only."""
     results: Path = Path(".asv/results")
     """Where asv keeps its results of commits."""
 
@@ -59,10 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from perfkit.report.console import make_console
 
     console = make_console()
-    named = [path for path in flags.runs if path.name != STORED_SETS]
-    if any((path / SWEEP_NAME).exists() for path in named):
+    named = [path for path in flags.runs if path.name != STORED_SETS or not _exists(path)]
+    sweeps = [path for path in named if _exists(path / SWEEP_NAME)]
+    commits = [path for path in named if not _exists(path) and _commit(f"{path}")]
+    for kind, found in (("a sweep", sweeps), ("a commit", commits)):
+        if found and len(found) < len(named):
+            other = next(path for path in named if path not in found)
+            raise PerfkitError(f"{found[0]} is {kind} and {other} is none: compare two of a kind")
+    if sweeps:
         _compare_sweeps(*_two(named, "sweep folders"), console)
-    elif named and all(not path.exists() and _commit(f"{path}") for path in named):
+    elif commits:
         _compare_commits(*_two(named, "commits"), flags.results, console)
     else:
         _compare_runs(named, flags.figure, console)
@@ -90,37 +99,54 @@ def _compare_runs(folders: Sequence[Path], figure: Path, console: Console) -> No
 def _compare_sweeps(before: Path, after: Path, console: Console) -> None:
     from perfkit.analysis.diff import of_sweeps, only_in_one
     from perfkit.engine.sweep_folder import read_records
+    from perfkit.report.console import print_lines
 
     sweeps = [read_sweep(folder) for folder in (before, after)]
     found = [
         (sweep, read_records(sweep, folder))
         for sweep, folder in zip(sweeps, (before, after), strict=True)
     ]
-    for word, folder, sweep in zip(("before", "after"), (before, after), sweeps, strict=True):
-        console.print(f"{word}  {folder}: {sweep.created_at}, on {sweep.hardware}")
-    for folder, labels in zip((before, after), only_in_one(*sweeps), strict=True):
-        if labels:
-            console.print(f"only in {folder}: {', '.join(labels)}")
     metrics = of_sweeps(*found)
     if not metrics:
         raise PerfkitError(f"{before} and {after}: have no measured cell in common")
+    lines = [
+        (word, f"{folder}: {sweep.created_at}, on {sweep.hardware}; {_processes(records)}")
+        for word, folder, (sweep, records) in zip(SIDES, (before, after), found, strict=True)
+    ]
+    for word, labels in zip(SIDES, only_in_one(*found), strict=True):
+        lines += [(f"only {word}", ", ".join(labels))] if labels else []
+    print_lines(lines, console)
     _print(metrics, UNPAIRED, console)
 
 
 def _compare_commits(before: Path, after: Path, results: Path, console: Console) -> None:
     from perfkit.analysis.diff import of_commits
     from perfkit.core.asv_results import read_commit
+    from perfkit.report.console import print_lines
 
     one, two = (read_commit(results, _commit(f"{name}")) for name in (before, after))
-    for word, side in (("before", one), ("after", two)):
-        console.print(f"{word}  {side.commit}, on {side.machine}, {side.environment}")
     why = "other machine" if one.machine != two.machine else None
     if one.environment != two.environment:
         why = why or "other environment"
     metrics = of_commits(one.benchmarks, two.benchmarks, why)
     if not metrics:
         raise PerfkitError(f"{before} and {after}: have no benchmark in common")
+    lines = [
+        (word, f"{side.commit}, on {side.machine}, {side.environment}")
+        for word, side in zip(SIDES, (one, two), strict=True)
+    ]
+    for word, mine, other in (("before", one, two), ("after", two, one)):
+        alone = sorted(mine.benchmarks.keys() - other.benchmarks.keys())
+        lines += [(f"only {word}", ", ".join(alone))] if alone else []
+    print_lines(lines, console)
     _print(metrics, f"{ONE_PROCESS}\n{UNPAIRED}", console)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _print(metrics: Sequence[Metric], caution: str, console: Console) -> None:
@@ -131,6 +157,11 @@ def _print(metrics: Sequence[Metric], caution: str, console: Console) -> None:
     print_differences(differences(metrics), console)
     console.print()
     console.print(caution, style="yellow")
+
+
+def _processes(records: Mapping[int, Mapping[int, Record]]) -> str:
+    processes = sum(len(of_cell) for of_cell in records.values())
+    return f"{count_of(processes, 'process')} of {count_of(len(records), 'cell')}"
 
 
 def _two(named: Sequence[Path], what: str) -> tuple[Path, Path]:

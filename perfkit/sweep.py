@@ -23,6 +23,7 @@ from perfkit.core.sweep import (
     sweep_file,
     write_sweep,
 )
+from perfkit.report.words import count_of
 
 DESCRIPTION = (
     "Measure configurations beside each other: every cell once in every round, each time in a "
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         left = len(missing(read_sweep(folder), folder))
         print(
-            f"perfkit: interrupted; {count_of_processes(left)} missing; go on with: "
+            f"perfkit: interrupted; {count_of(left, 'process')} missing; go on with: "
             f"perfkit sweep --resume {folder}",
             file=sys.stderr,
         )
@@ -120,16 +121,11 @@ def _show(sweep: Sweep, folder: Path) -> int:
             print_path("figure", path, console)
     if left:
         print(
-            f"perfkit: error: {count_of_processes(len(left))} missing; {folder / 'logs'} has what "
+            f"perfkit: error: {count_of(len(left), 'process')} missing; {folder / 'logs'} has what "
             f"each said; try those again with: perfkit sweep --resume {folder}",
             file=sys.stderr,
         )
     return int(bool(left))
-
-
-def count_of_processes(count: int) -> str:
-    """Return so many processes in words."""
-    return f"{count} process{'' if count == 1 else 'es'}"
 
 
 def _asked(flags: SweepFlags) -> SweepFile:
@@ -201,6 +197,9 @@ def _resumed(flags: SweepFlags) -> tuple[Sweep, Path]:
             f"--resume {folder}: was begun on {sweep.hardware}, this is {hardware}; go on there, "
             "or measure again here"
         )
+    from perfkit.engine.sweep_folder import read_records
+
+    read_records(sweep, folder)  # what does not belong here is told before anything runs
     return sweep, folder
 
 

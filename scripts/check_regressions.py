@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--same", type=int, default=40, help="of the same commit; default: 40")
     parser.add_argument("--planted", type=int, default=20, help="of those with each; default: 20")
     flags = parser.parse_args(arguments)
+    if not 0 < flags.planted <= flags.same:
+        parser.error(f"--same {flags.same} --planted {flags.planted}: 1 <= planted <= same")
     head = revision("HEAD")
     with tempfile.TemporaryDirectory() as repository:
         sides = installed(head, Path(repository))

@@ -30,7 +30,7 @@ BENCH = CHECKOUT / "bench"
 FOLDER = CHECKOUT / ".regressions"
 ROUNDS = 6
 TURNS = 6  # of each side, with each case, in a round
-UPSTREAMS = ("@{upstream}", "origin/HEAD", "origin/main", "main")
+MAIN = ("origin/HEAD", "origin/main", "main")  # names of the main branch, where it has one
 
 Costs = dict[str, list[float]]
 """By "case: cost", a value a round."""
@@ -70,19 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     if flags.rounds < 2:
         parser.error(f"--rounds {flags.rounds}: two are the least from which anything follows")
-    names = chosen_cases(flags.cases)
+    try:
+        names = chosen_cases(flags.cases)
+    except re.error as error:
+        parser.error(f"--cases {flags.cases}: is no regular expression ({error})")
     if not names:
         parser.error(f"--cases {flags.cases}: no case is called like that")
     head = revision(flags.head)
     base = revision(flags.base) if flags.base else merge_base(head)
     sides = (Side(base, install(base)), Side(head, install(head)))
     print(f"{base[:9]} -> {head[:9]}: {len(names)} cases, {flags.rounds} rounds", flush=True)
-    costs = measure(sides, names, flags.rounds, seed=0)
-    rows = compared(*costs)
+    before, after = measure(sides, names, flags.rounds, seed=0)
     report = FOLDER / f"{base[:9]}-{head[:9]}.json"
-    report.write_text(
-        json.dumps({"base": base, "head": head, "before": costs[0], "after": costs[1]})
-    )
+    report.write_text(json.dumps({"base": base, "head": head, "before": before, "after": after}))
+    rows = compared(before, after)
     print(table(rows))
     print(f"samples  {report}")
     return int(any(row.is_regression for row in rows))
@@ -108,8 +109,8 @@ def revision(name: str, checkout: Path = CHECKOUT) -> str:
 
 def merge_base(head: str) -> str:
     """Return where the branch of ``head`` left the main one; its parent where it is on that."""
-    for upstream in UPSTREAMS:
-        found = git(CHECKOUT, "merge-base", head, upstream, check=False)
+    for branch in MAIN:
+        found = git(CHECKOUT, "merge-base", head, branch, check=False)
         if found and found != head:
             return found
     return revision(f"{head}~1")
@@ -258,4 +259,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(fail(f"{error}").code)

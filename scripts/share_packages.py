@@ -7,9 +7,13 @@ folder that a .pth file names.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
+
+PTH = "shared-packages.pth"
 
 
 def site_packages(environment: Path) -> Path:
@@ -17,13 +21,21 @@ def site_packages(environment: Path) -> Path:
     return Path(sysconfig.get_path("purelib", "venv", vars={"base": f"{environment}"}))
 
 
-def main(environment: Path, other: Path) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write the .pth file."""
-    shared = site_packages(other)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("environment", type=Path)
+    parser.add_argument("other", type=Path)
+    flags = parser.parse_args(arguments)
+    shared = site_packages(flags.other.resolve())
     if not (shared / "torch").is_dir():
-        raise SystemExit(f"perfkit: error: {shared} has no torch; run make build")
-    (site_packages(environment) / "shared-packages.pth").write_text(f"{shared}\n", encoding="utf-8")
+        parser.error(f"{shared} has no torch; run make build")
+    try:
+        (site_packages(flags.environment) / PTH).write_text(f"{shared}\n", encoding="utf-8")
+    except OSError as error:
+        parser.error(f"{flags.environment}: is no virtual environment ({error.strerror})")
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main())

@@ -109,7 +109,8 @@ def test_a_perfkit_from_elsewhere_or_of_another_commit_is_not_measured(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(case.EXPECTED_FOLDER, f"{CHECKOUT}")
     monkeypatch.setenv(case.EXPECTED_COMMIT, built)
-    assert case.measured_perfkit() == {"perfkit": f"{CHECKOUT / 'perfkit'}", "commit": built}
+    found = case.measured_perfkit()
+    assert (found["perfkit"], found["commit"]) == (f"{CHECKOUT / 'perfkit'}", built)
     monkeypatch.setenv(case.EXPECTED_COMMIT, "0" * 40)
     with pytest.raises(RuntimeError, match=f"built at commit {built}, not at 0000"):
         case.measured_perfkit()
@@ -138,16 +139,24 @@ def test_the_configuration_of_asv_has_no_key_that_asv_does_not_know() -> None:
     assert (CHECKOUT / loaded.benchmark_dir / "__init__.py").exists()
 
 
-def test_packages_are_shared_by_a_line_in_a_pth_file(tmp_path: Path) -> None:
+def test_packages_are_shared_by_a_line_in_a_pth_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = CHECKOUT / "scripts" / "share_packages.py"
     environment, other = tmp_path / "environment", tmp_path / "other"
     share = module(script)
     for folder in (environment, other):
         share.site_packages(folder).mkdir(parents=True)
-    with pytest.raises(SystemExit, match="has no torch; run make build"):
-        share.main(environment, other)
-    (share.site_packages(other) / "torch").mkdir()
-    share.main(environment, other)
+    arguments = [f"{environment}", f"{other}"]
+    for missing in ("has no torch; run make build", "is no virtual environment"):
+        with pytest.raises(SystemExit) as end:
+            share.main(arguments)
+        assert end.value.code == 2
+        assert missing in capsys.readouterr().err
+        (share.site_packages(other) / "torch").mkdir(exist_ok=True)
+        arguments[0] = f"{tmp_path / 'nowhere'}"
+    arguments[0] = f"{environment}"
+    assert share.main(arguments) == 0
     (written,) = share.site_packages(environment).glob("*.pth")
     assert written.read_text() == f"{share.site_packages(other)}\n"
 
@@ -183,9 +192,10 @@ def test_a_regression_is_slower_for_certain_and_by_more_than_is_called_equal(
     [
         (["--head", "no-such-thing"], "perfkit: error: no-such-thing: no such commit here"),
         (["--rounds", "1"], "--rounds 1: two are the least"),
+        (["--cases", "["], "--cases [: is no regular expression"),
         (["--cases", "no-such-case"], "--cases no-such-case: no case is called like that"),
     ],
-    ids=["commit", "rounds", "cases"],
+    ids=["commit", "rounds", "pattern", "cases"],
 )
 def test_what_cannot_be_compared_ends_with_2_which_no_regression_does(
     regressions: ModuleType,

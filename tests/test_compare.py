@@ -247,7 +247,20 @@ def test_two_commits_are_compared_by_what_asv_kept_of_them(
     assert commits[0] in told
     (row,) = [line for line in told.splitlines() if line.startswith("costs.track_a")]
     assert "2.000x" in row
-    assert row.split()[-1] == "slower"
+    assert row.strip().endswith("slower, one process each")
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "another"], check=True)
     assert cli.run(compare.main, ["HEAD~1", "HEAD"]) == 2
     assert "has no results of commit" in capsys.readouterr().err
+
+
+def test_a_run_a_sweep_and_a_commit_are_not_compared_with_each_other(
+    good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = str(written(a_sweep({"workers": 2}, rounds=2), tmp_path / "s", [[0.1, 0.1], []]))
+    assert cli.run(compare.main, [good, sweep]) == 2
+    assert f"{sweep} is a sweep and {good} is none" in capsys.readouterr().err
+    monkeypatch.setattr(compare, "_commit", lambda name: "0" * 40 if name == "HEAD" else "")
+    assert cli.run(compare.main, ["HEAD", "HAED"]) == 2
+    assert "HEAD is a commit and HAED is none" in capsys.readouterr().err
+    assert cli.run(compare.main, ["x" * 300]) == 2
+    check_one_line(capsys, "x" * 300)

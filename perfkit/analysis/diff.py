@@ -12,10 +12,10 @@ from perfkit.analysis.sweep import sample_seconds
 from perfkit.analysis.training import time_to_train_s
 from perfkit.core.asv_results import Benchmark
 from perfkit.core.record import Record
-from perfkit.core.stats import Interval, Word, unpaired_verdicts
+from perfkit.core.stats import Interval, Word, unpaired_ratio_interval, unpaired_verdicts
 from perfkit.core.sweep import Sweep
 
-SECONDS = "seconds"
+SECONDS, SHARE = "seconds", "share of a step"
 # What a verdict on costs comes to in words, for seconds and for all else.
 TIME_WORDS: dict[Word, str] = {"equal": "no difference"}
 OTHER_WORDS: dict[Word, str] = {"faster": "less", "slower": "more", "equal": "no difference"}
@@ -34,9 +34,11 @@ class Metric:
     unit: str
     before: Sequence[float]
     after: Sequence[float]
-    """A value a process, or a round of a single one; both may be empty on one side."""
+    """A value a process, or a round of a single one; either may be empty."""
     why_not: str | None = None
     """Why the two may not be compared, or None."""
+    of_processes: bool = True
+    """A value is of a process; else all are of one: what differs between processes is in none."""
 
 
 @dataclass(frozen=True)
@@ -54,27 +56,41 @@ class Difference:
 
 
 def differences(metrics: Sequence[Metric]) -> list[Difference]:
-    """Return a row for each metric that both sides have; verdicts are corrected for their number.
+    """Return a row for each metric that both sides have.
 
-    Two values on each side are the least for a verdict, and a ratio needs positive ones.
+    Verdicts on processes are corrected for their number. Of one process each the interval is that
+    of its rounds or samples, by the bootstrap, and the word is what it says. Two values on each
+    side are the least for a verdict, and a ratio needs positive ones.
     """
     known = [metric for metric in metrics if metric.before and metric.after]
     reasons = [_why_not(metric) for metric in known]
-    compared = [metric for metric, reason in zip(known, reasons, strict=True) if reason is None]
     # Costs of the other before ours: a factor above 1 is that ours takes less.
-    decided = iter(unpaired_verdicts([(metric.before, metric.after) for metric in compared]))
+    decided = iter(
+        unpaired_verdicts(
+            [
+                (metric.before, metric.after)
+                for metric, reason in zip(known, reasons, strict=True)
+                if reason is None and metric.of_processes
+            ]
+        )
+    )
     found = []
     for metric, reason in zip(known, reasons, strict=True):
         ratio, said = None, f"not comparable: {reason}"
         if reason is None:
-            verdict = next(decided)
-            gain = verdict.gain
+            if metric.of_processes:
+                word, gain, _ = next(decided)
+            else:
+                gain = unpaired_ratio_interval(metric.before, metric.after)
+                word = speed.word_for(gain)
             high = 1 / gain.low if gain.low > 0 else float("inf")
             ratio = Interval(1 / gain.estimate, 1 / gain.high, high)
             words = TIME_WORDS if metric.unit == SECONDS else OTHER_WORDS
-            said = words.get(verdict.word, verdict.word)
+            said = words.get(word, word)
             if min(len(metric.before), len(metric.after)) < 2:
-                said = "one value each"
+                said = "too few values"
+            elif not metric.of_processes:
+                said += ", one process each"
         found.append(Difference(metric, _middle(metric.before), _middle(metric.after), ratio, said))
     return found
 
@@ -86,7 +102,9 @@ def _middle(values: Sequence[float]) -> float:
 def _why_not(metric: Metric) -> str | None:
     if metric.why_not is not None:
         return metric.why_not
-    return None if min(*metric.before, *metric.after) > 0 else "there is a 0"
+    return (
+        None if min(*metric.before, *metric.after) > 0 else "there are values that are not positive"
+    )
 
 
 def of_runs(before: Record, after: Record) -> list[Metric]:
@@ -97,7 +115,8 @@ def of_runs(before: Record, after: Record) -> list[Metric]:
         [step_s / run.cells[0].global_batch for step_s in speed.round_step_s(run.cells[0])]
         for run in (before, after)
     )
-    return [Metric("", "time per sample", SECONDS, old, new, why), *metrics[1:]]
+    time = Metric("", "time per sample", SECONDS, old, new, why, of_processes=False)
+    return [time, *metrics[1:]]
 
 
 def of_sweeps(
@@ -116,11 +135,17 @@ def of_sweeps(
     return metrics
 
 
-def only_in_one(before: Sweep, after: Sweep) -> tuple[list[str], list[str]]:
-    """Return the labels of the cells that only the first has, and those only in the second."""
+def only_in_one(
+    before: tuple[Sweep, Mapping[int, Records]], after: tuple[Sweep, Mapping[int, Records]]
+) -> tuple[list[str], list[str]]:
+    """Return the labels of the cells that were measured in the first only, and in the second."""
     sides = [
-        {_options(sweep, index): cell.label for index, cell in enumerate(sweep.cells)}
-        for sweep in (before, after)
+        {
+            _options(sweep, index): cell.label
+            for index, cell in enumerate(sweep.cells)
+            if records.get(index)
+        }
+        for sweep, records in (before, after)
     ]
     return (
         [label for options, label in sides[0].items() if options not in sides[1]],
@@ -140,7 +165,9 @@ def of_commits(
         two = after.get(name)
         if two is not None:
             changed = "another version of the benchmark" if one.version != two.version else None
-            metrics.append(Metric(name, "", one.unit, one.samples, two.samples, why or changed))
+            metrics.append(
+                Metric(name, "", one.unit, one.samples, two.samples, why or changed, False)
+            )
     return metrics
 
 
@@ -193,7 +220,7 @@ METRICS: dict[str, tuple[str, Callable[[Record], float | None]]] = {
     "time per sample": (SECONDS, sample_seconds),
     "time to first step": (SECONDS, lambda record: max(record.cells[0].time_to_first_step_s)),
     "time to train": (SECONDS, _to_train),
-    "exposed communication": ("share", _exposed),
+    "exposed communication": (SHARE, _exposed),
     "GPU energy per sample": ("J", lambda record: _energy(record, "GPU")),
     "CPU energy per sample": ("J", lambda record: _energy(record, "CPU")),
     "peak memory": ("MiB", lambda record: speed.peak_mib(record.cells[0])),

@@ -83,12 +83,13 @@ def usl(counts: Sequence[int], rates: Sequence[float]) -> Fit:
 
 
 def usl_peak(fit: Fit) -> float:
-    """Return the device count at which a fitted scalability law is highest; inf without one.
+    """Return the count at which a fitted scalability law is highest; inf where none can be told.
 
-    sqrt((1 - sigma) / kappa) (Gunther, 2007, Guerrilla Capacity Planning).
+    sqrt((1 - sigma) / kappa) (Gunther, 2007, Guerrilla Capacity Planning); a kappa whose interval
+    reaches 0 tells of no peak.
     """
-    sigma, kappa = fit.parameters["sigma"].estimate, fit.parameters["kappa"].estimate
-    return math.sqrt((1 - sigma) / kappa) if kappa > 0 else math.inf
+    sigma, kappa = fit.parameters["sigma"].estimate, fit.parameters["kappa"]
+    return math.sqrt((1 - sigma) / kappa.estimate) if kappa.low > 0 else math.inf
 
 
 def _fit(

@@ -128,7 +128,10 @@ def exposed_communication(record: Record) -> Interval | None:
     ablations = [cell for cell in record.cells if cell.role == "ablation" and cell.blocks]
     if not ablations:
         return None
-    left = ratio_interval(*_paired_step_s(ablations[0], record.cells[0]))
+    both = _paired_step_s(ablations[0], record.cells[0])
+    if not both[0]:
+        return None
+    left = ratio_interval(*both)
     return Interval(1 - left.estimate, 1 - left.high, 1 - left.low)
 
 
@@ -163,23 +166,26 @@ def peak_mib(cell: Cell) -> float | None:
 
 
 def energy_j_per_sample(cell: Cell) -> dict[str, float]:
-    """Return the joules a sample of "GPU" and of "CPU", those that were counted in every round.
+    """Return the joules a sample of "GPU" and of "CPU", as far as all of it was counted.
 
-    Of CPU packages with whatever else ran on them. A counter that several ranks read, of the
-    package they share or of one GPU, counts once.
+    That is: in every block a counter for each GPU of the rank, and for the CPU of its host (with
+    whatever else ran on it). A counter that several ranks read, of the package they share or of
+    one GPU, counts once.
     """
-    joules: dict[str, dict[int, dict[str, float]]] = {"GPU": {}, "CPU": {}}
-    steps = {block.round: block.step_count for block in cell.blocks}
+    joules: dict[str, dict[tuple[int, str], float]] = {"GPU": {}, "CPU": {}}
     for block in cell.blocks:
+        on_gpus = [name for name in block.energy_j if name.startswith(GPU)]
+        gpus = sum(device.startswith("cuda") for device in cell.devices[block.rank])
+        if not on_gpus or len(on_gpus) < gpus:
+            joules.pop("GPU", None)
+        if len(on_gpus) == len(block.energy_j):
+            joules.pop("CPU", None)
         for name, used in block.energy_j.items():
-            of_round = joules["GPU" if name.startswith(GPU) else "CPU"].setdefault(block.round, {})
-            of_round[name] = max(used, of_round.get(name, 0.0))
+            of_kind = joules.get("GPU" if name in on_gpus else "CPU", {})
+            of_kind[block.round, name] = max(used, of_kind.get((block.round, name), 0.0))
+    steps = {block.round: block.step_count for block in cell.blocks}
     samples = cell.global_batch * sum(steps.values())
-    return {
-        kind: sum(sum(of_round.values()) for of_round in rounds.values()) / samples
-        for kind, rounds in joules.items()
-        if rounds and rounds.keys() == steps.keys()
-    }
+    return {kind: sum(used.values()) / samples for kind, used in joules.items() if used}
 
 
 def _step_s_of_rounds(cell: Cell) -> dict[int, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal, NamedTuple
 
@@ -26,8 +27,6 @@ class Gain(NamedTuple):
     factor: Interval
     """Times the samples a second: under strong scaling the speedup, under weak scaling the scaled
     throughput X(N) / X(1)."""
-    efficiency: Interval
-    """The factor over the number of devices."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,10 @@ class Scaled:
         return next(iter(self.row.records.values())).scaling
 
     @property
-    def cores(self) -> int:
-        """Threads of all ranks together."""
-        return self.row.cell.ranks * self.row.cell.threads
+    def efficiency(self) -> Interval | None:
+        """The gain over equal threads, over the number of devices."""
+        gain = self.equal_threads
+        return None if gain is None else Interval(*(x / self.devices for x in gain.factor))
 
     @property
     def serial_fraction(self) -> Interval | None:
@@ -114,12 +114,12 @@ def scaled(rows: Sequence[Row]) -> list[Scaled]:
             continue
         kin = [one for one in rows if one.cell.strategy == "serial" and _work(one) == _work(row)]
         if speed.is_on_cuda(cell):
-            found.append(Scaled(row, devices, _gain(row, kin, devices), None))
+            found.append(Scaled(row, devices, _gain(row, kin), None))
             continue
         per_rank = [one for one in kin if one.cell.threads == cell.threads]
         in_all = [one for one in kin if one.cell.threads == cell.ranks * cell.threads]
-        equal_cores = _gain(row, in_all, devices) if cell.ranks > 1 else None
-        found.append(Scaled(row, devices, _gain(row, per_rank, devices), equal_cores))
+        equal_cores = _gain(row, in_all) if cell.ranks > 1 else None
+        found.append(Scaled(row, devices, _gain(row, per_rank), equal_cores))
     return found
 
 
@@ -139,10 +139,18 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
         if threads is not None:
             same = (_work(row), cell.strategy, cell.ranks, cell.devices_per_rank)
             over_threads.setdefault(same, {}).setdefault(threads, row)
-    return [
+    found = [
         *(_curve("devices", points) for points in over_devices.values() if len(points) > 1),
         *(_curve("threads", points) for points in over_threads.values() if len(points) > 1),
     ]
+    often = Counter(curve.label for curve in found)
+    return [_with_last_cell(curve) if often[curve.label] > 1 else curve for curve in found]
+
+
+def _with_last_cell(curve: Curve) -> Curve:
+    """Return a curve whose label names its last cell, which tells it from others like it."""
+    last = curve.points[max(curve.points)].label
+    return replace(curve, label=f"{curve.label} (up to {last})")
 
 
 def _curve(axis: Axis, points: dict[int, Row]) -> Curve:
@@ -161,14 +169,12 @@ def _threads(count: int) -> str:
     return f"{count} thread{'' if count == 1 else 's'}"
 
 
-def _gain(row: Row, baselines: Sequence[Row], devices: int) -> Gain | None:
+def _gain(row: Row, baselines: Sequence[Row]) -> Gain | None:
     """Return the gain over the first of these serial rows that has a round in common."""
     for baseline in baselines:
         both = in_both(baseline.sample_s, row.sample_s)
         if both[0]:
-            factor = ratio_interval(*both)
-            efficiency = Interval(*(value / devices for value in factor))
-            return Gain(baseline.label, factor, efficiency)
+            return Gain(baseline.label, ratio_interval(*both))
     return None
 
 

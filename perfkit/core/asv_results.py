@@ -7,14 +7,14 @@ a benchmark to a list in the order of "result_columns", whose values are lists o
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import orjson
 
 from perfkit.core.errors import PerfkitError
 
 FORMAT = 2  # asv's "version" of a file
+LEAST, MOST = 1e-15, 1e15  # of a cost that can be, but for 0
 HASH_LENGTH = 8  # of a commit in the name of a file, as in asv.conf.json
 
 
@@ -41,7 +41,8 @@ def read_commit(results: Path, commit: str) -> CommitResults:
     Raises PerfkitError where there is nothing, where it is of several machines or environments,
     where it is damaged, or where samples were not kept.
     """
-    files = sorted(results.glob(f"*/{commit[:HASH_LENGTH]}-*.json"))
+    name = f"{commit[:HASH_LENGTH]}-*.json"
+    files = sorted([*results.glob(name), *results.glob(f"*/{name}")])
     if not files:
         raise PerfkitError(
             f"{results}: has no results of commit {commit[:HASH_LENGTH]}; measure it: "
@@ -49,7 +50,10 @@ def read_commit(results: Path, commit: str) -> CommitResults:
         )
     if len(files) > 1:
         named = ", ".join(f"{file.parent.name}/{file.name}" for file in files)
-        raise PerfkitError(f"{results}: has several results of one commit ({named}); name a folder")
+        raise PerfkitError(
+            f"{results}: has several results of one commit ({named}); name the folder of one "
+            "machine with --results, or move those of an environment away"
+        )
     content = _read(files[0])
     try:
         units = _units(results)
@@ -60,13 +64,17 @@ def read_commit(results: Path, commit: str) -> CommitResults:
             samples = of.get("samples") or []
             for parameters, taken in zip(itertools.product(*of["params"]), samples, strict=False):
                 if taken:
+                    _check(taken, files[0], name)
                     label = f"{name}({', '.join(parameters)})" if parameters else name
                     benchmarks[label] = Benchmark(taken, units.get(name, ""), f"{of['version']}")
         found = CommitResults(
             content["commit_hash"], files[0].parent.name, content["env_name"], benchmarks
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PerfkitError(f"{files[0]}: is no results file of asv ({error!r})") from None
+    except (KeyError, TypeError, AttributeError):
+        raise PerfkitError(
+            f"{files[0]}: is no results file of asv, or a damaged one; measure again: "
+            "asv run --record-samples"
+        ) from None
     if not benchmarks:
         raise PerfkitError(
             f"{files[0]}: has no samples, only medians; measure again: asv run --record-samples"
@@ -74,19 +82,31 @@ def read_commit(results: Path, commit: str) -> CommitResults:
     return found
 
 
+def _check(samples: list[Any], file: Path, name: str) -> None:
+    """Raise PerfkitError unless these are numbers that can be costs."""
+    if not all(type(one) in (int, float) and (one == 0 or LEAST <= one <= MOST) for one in samples):
+        raise PerfkitError(
+            f"{file}: the samples of {name} are no costs (numbers from {LEAST:g} to {MOST:g}, or "
+            "0); measure again: asv run --record-samples"
+        )
+
+
 def _units(results: Path) -> dict[str, str]:
     """Return the units of all benchmarks that asv knows."""
-    file = results / "benchmarks.json"
-    known = _read(file) if file.exists() else {}
-    return {name: facts["unit"] for name, facts in known.items() if isinstance(facts, dict)}
+    files = [folder / "benchmarks.json" for folder in (results, results.parent)]
+    known = next((_read(file) for file in files if file.exists()), {})
+    return {
+        name: f"{facts.get('unit')}" for name, facts in known.items() if isinstance(facts, dict)
+    }
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = orjson.loads(file.read_bytes())
+        # Not orjson: asv writes NaN for what was skipped.
+        content = json.loads(file.read_bytes())
     except OSError as error:
         raise PerfkitError(f"{file}: cannot be read ({error.strerror})") from None
-    except orjson.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PerfkitError(f"{file}: is not a whole JSON file ({error})") from None
     if not isinstance(content, dict) or content.get("version") != FORMAT:
         raise PerfkitError(f"{file}: is no results file of asv of format {FORMAT}")

@@ -181,7 +181,7 @@ class Cell(Part):
     """Processes."""
     devices_per_rank: int
     """Devices that each process works on."""
-    devices: list[list[str]]
+    devices: Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
     """Names of the devices of each rank."""
     backend: str | None
     """What carries gradients between ranks: nccl or gloo; None for one rank."""
@@ -257,7 +257,7 @@ class DataFacts(Part):
 
 def _kind_of_config(config: Any) -> str:
     """Return which of the configs this is, by an option that only it has."""
-    options = config if isinstance(config, dict) else type(config).model_fields
+    options = config if isinstance(config, dict) else getattr(type(config), "model_fields", ())
     return "profile" if "rounds" in options else "train" if "monitor" in options else "session"
 
 
@@ -318,8 +318,14 @@ def write_record(record: Record, folder: Path) -> Path:
 
 def read_record(path: Path) -> Record:
     """Return the Record in a run folder or file; PerfkitError says what is wrong with it."""
-    file = path / RECORD_NAME if path.is_dir() else path
-    if path.is_dir() and not file.exists():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that no file can have
+        raise PerfkitError(
+            f"{path}: cannot be read ({error.strerror}); name a run folder"
+        ) from None
+    file = path / RECORD_NAME if is_folder else path
+    if is_folder and not file.exists():
         raise PerfkitError(
             f"{path}: holds no {RECORD_NAME}; it is no run folder, or the run ended before "
             "anything was measured"

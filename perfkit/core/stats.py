@@ -143,17 +143,13 @@ def unpaired_verdicts(
 ) -> list[Verdict]:
     """Return a verdict on every comparison of costs that share no rounds.
 
-    As `verdicts`, by Welch's t test (Welch, 1947) of the logarithms in place of the paired one;
-    the interval is that of `unpaired_ratio_interval`. How many more rounds it takes is not told:
-    drift between the two sides does not become less by more of them.
+    As `verdicts`, by Welch's t test (Welch, 1947) of the logarithms in place of the paired one, and
+    with its interval. How many more rounds it takes is not told: drift between the two sides does
+    not become less by more of them.
     """
-    words = _words(
-        [_claims(_welch(*both), min(len(side) for side in both)) for both in comparisons]
-    )
-    return [
-        Verdict(word, unpaired_ratio_interval(*both), None)
-        for both, word in zip(comparisons, words, strict=True)
-    ]
+    tests = [_Welch(*both) for both in comparisons]
+    words = _words([_claims(test.p_above, test.least) for test in tests])
+    return [Verdict(word, test.interval(), None) for test, word in zip(tests, words, strict=True)]
 
 
 def _words(claims: Sequence[Mapping[Word, float]]) -> list[Word]:
@@ -195,18 +191,30 @@ def _paired(logs: Sequence[float]) -> PAbove:
     return p_above
 
 
-def _welch(other: Sequence[float], ours: Sequence[float]) -> PAbove:
-    """Welch's t test of the difference of mean logarithms."""
-    sides = [[math.log(cost) for cost in costs] for costs in (other, ours)]
+class _Welch:
+    """Welch's t test of the difference of mean logarithms: the other's costs over ours."""
 
-    def p_above(bound: float, sign: int) -> float:
-        variances = [stdev(logs) ** 2 / len(logs) for logs in sides]
-        weight = sum(v**2 / (len(logs) - 1) for v, logs in zip(variances, sides, strict=True))
-        freedom = sum(variances) ** 2 / weight if weight else 1.0
-        difference = fmean(sides[0]) - fmean(sides[1])
-        return _t_tail(sign * difference - bound, math.sqrt(sum(variances)), freedom)
+    def __init__(self, other: Sequence[float], ours: Sequence[float]) -> None:
+        sides = [[math.log(cost) for cost in costs] for costs in (other, ours)]
+        self.least = min(len(logs) for logs in sides)
+        self._difference = fmean(sides[0]) - fmean(sides[1])
+        if self.least > 1:
+            of_means = [stdev(logs) ** 2 / len(logs) for logs in sides]
+            self._error = math.sqrt(sum(of_means))
+            weight = sum(v**2 / (len(logs) - 1) for v, logs in zip(of_means, sides, strict=True))
+            self._freedom = sum(of_means) ** 2 / weight if weight else 1.0
 
-    return p_above
+    def p_above(self, bound: float, sign: int) -> float:
+        return _t_tail(sign * self._difference - bound, self._error, self._freedom)
+
+    def interval(self) -> Interval:
+        if self.least < 2:
+            return Interval(math.exp(self._difference), 0.0, math.inf)
+        from scipy import stats
+
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, self._freedom)) * self._error
+        ends = (self._difference + side for side in (0.0, -half, half))
+        return Interval(*map(math.exp, ends))
 
 
 def _t_tail(distance: float, error: float, freedom: float) -> float:

@@ -98,7 +98,7 @@ class Sweep(Part):
     """Start of the sweep: ISO 8601, UTC."""
     command: Command
     """What each process runs: perfkit profile or perfkit train."""
-    rounds: int
+    rounds: Annotated[int, Field(ge=2, le=1000)]
     """Processes of each cell; in every round each cell has one."""
     seed: int
     """Of the order of cells within the rounds."""
@@ -150,7 +150,13 @@ def write_sweep(sweep: Sweep, folder: Path) -> None:
 
 def read_sweep(folder: Path) -> Sweep:
     """Return the plan in a sweep folder; PerfkitError says what is wrong with it."""
-    version = (SCHEMA_MAJOR, SCHEMA_MINOR)
-    return read_versioned(
-        folder / SWEEP_NAME, Sweep, "sweep", version, "name the folder of a sweep"
-    )
+    file, version = folder / SWEEP_NAME, (SCHEMA_MAJOR, SCHEMA_MINOR)
+    sweep = read_versioned(file, Sweep, "sweep", version, "name the folder of a sweep")
+    for index in range(len(sweep.cells)):
+        try:
+            sweep.config(index)
+        except ValidationError as error:
+            field, _, reason = first_problem(error)
+            place = f"cells.{index}.options.{field}"
+            raise PerfkitError(f"{file}: is not a valid sweep ({place}: {reason})") from None
+    return sweep

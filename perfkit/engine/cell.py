@@ -93,7 +93,7 @@ class RankCell:
         self._strategy = STRATEGIES[config.strategy]
         self.cuda = [d.torch_device for d in mesh.devices if d.torch_device.type == "cuda"]
         self._memory: Memory | None = None
-        self._energy = EnergyMeter(self.cuda)
+        self.energy = EnergyMeter(self.cuda)
         self._placement: Placement | None = None
         self._threads = config.threads or 1
         torch.set_num_threads(self._threads)
@@ -218,12 +218,12 @@ class RankCell:
         recorder = self.recorder()
         reset_peak(self.cuda)
         barrier(self.mesh)
-        self._energy.start()
+        self.energy.start()
         started = time.perf_counter()
         self.training.run(steps, recorder, communicate=communicate)
         samples = recorder.samples()
         wall_s = time.perf_counter() - started
-        energy_j = self._energy.joules()
+        energy_j = self.energy.joules()
         if communicate:
             self._memory = highest(self._memory, read_peak(self.cuda))
         else:

@@ -40,7 +40,13 @@ def read_records(sweep: Sweep, folder: Path) -> dict[int, dict[int, Record]]:
         run = record_folder(folder, sweep, round_index, index)
         if not is_complete(run):
             continue
-        record = read_record(run)
+        again = f"delete {run}, then: perfkit sweep --resume {folder}"
+        try:
+            record = read_record(run)
+        except PerfkitError as error:
+            raise PerfkitError(f"{error}; {again}") from None
+        if not record.cells[0].blocks:
+            raise PerfkitError(f"{run / RECORD_NAME}: holds nothing that was timed; {again}")
         if record.environment.hardware != sweep.hardware:
             raise PerfkitError(
                 f"{run / RECORD_NAME}: was measured on {record.environment.hardware}, the sweep on "
@@ -50,7 +56,7 @@ def read_records(sweep: Sweep, folder: Path) -> dict[int, dict[int, Record]]:
         if changed is not None:
             raise PerfkitError(
                 f"{run / RECORD_NAME}: is no run of cell {sweep.cells[index].label!r} ({changed}); "
-                f"delete {run}, then: perfkit sweep --resume {folder}"
+                f"{again}"
             )
         found.setdefault(index, {})[round_index] = record
     return found
@@ -58,8 +64,8 @@ def read_records(sweep: Sweep, folder: Path) -> dict[int, dict[int, Record]]:
 
 def _first_difference(asked: RunConfig, ran: object) -> str | None:
     """Return in which option that was asked for a run is another; what was open may be anything."""
-    if not isinstance(ran, RunConfig):
-        return "it is a loop of one's own"
+    if type(ran) is not type(asked):
+        return "it is of another command"
     for option in sorted(asked.model_fields_set):
         wanted, got = getattr(asked, option), getattr(ran, option, None)
         if wanted is not None and wanted != got:

@@ -46,7 +46,6 @@ from perfkit.engine.resolve import batch_sizes
 from perfkit.engine.start import Start, started
 from perfkit.engine.training import unwrapped
 from perfkit.launch.detect import Place
-from perfkit.measure.energy import EnergyMeter
 from perfkit.measure.environment import describe_environment
 from perfkit.measure.host_load import HostLoadMeter, tree_cpu_s
 from perfkit.measure.memory import highest, read_peak, reset_peak
@@ -223,13 +222,13 @@ class TrainRun:
     ) -> None:
         learning_rate = cell.training.learning_rate
         reset_peak(cell.cuda)
-        meter, cpu_s, energy = HostLoadMeter(), tree_cpu_s(), EnergyMeter(cell.cuda)
-        energy.start()
+        meter, cpu_s = HostLoadMeter(), tree_cpu_s()
+        cell.energy.start()
         started = time.perf_counter()
         samples = self._steps(number, cell, listener)
         train_s = time.perf_counter() - started
         costs = {"wall_s": train_s, "cpu_s": tree_cpu_s() - cpu_s}
-        self._note(number, cell, samples, **costs, energy_j=energy.joules())
+        self._note(number, cell, samples, **costs, energy_j=cell.energy.joules())
         if self.mesh.rank == 0:
             blocks = self.log.blocks[-self.mesh.world_size :]
             own = sum(block.turn_cpu_s for block in blocks[: self.place.local_world_size])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from perfkit.analysis.diff import SECONDS, Difference
+from perfkit.analysis.diff import SECONDS, SHARE, Difference
 from perfkit.report.console import borderless_table
 from perfkit.report.words import bounds, duration, significant
 
@@ -43,6 +43,6 @@ def print_differences(found: Sequence[Difference], console: Console) -> None:
 def _told(value: float, unit: str) -> str:
     if unit == SECONDS:
         return duration(value)
-    if unit == "share":
+    if unit == SHARE:
         return f"{value:.1%}"
     return f"{significant(value)} {unit}".rstrip()

@@ -127,7 +127,7 @@ class SweepDisplay(_Display):
         able = sum(cell.skipped is None for cell in sweep.cells)
         ends = datetime.now().astimezone() + timedelta(seconds=left_s)
         self._console.print(
-            f"perfkit: {processes} processes to run ({count_of(able, 'cell')}, "
+            f"perfkit: {count_of(processes, 'process')} to run ({count_of(able, 'cell')}, "
             f"{count_of(sweep.rounds, 'round')}): about {duration(left_s)}, until "
             f"{ends:%H:%M}",
             soft_wrap=True,

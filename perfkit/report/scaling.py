@@ -37,7 +37,7 @@ def formatted_scaling(rows: Sequence[Scaled]) -> list[list[str]]:
             [
                 *(row.row.label, f"{row.devices}", f"{row.row.cell.ceiling:g}x"),
                 *_told(row.equal_threads and row.equal_threads.factor, "x"),
-                *_told(row.equal_threads and row.equal_threads.efficiency, ""),
+                *_told(row.efficiency, ""),
                 *(_told(row.equal_cores and row.equal_cores.factor, "x") if with_cores else []),
                 *([_fraction(fraction)] if with_fraction else []),
                 *(["-" if exchange is None else f"{exchange:.0%}"] if with_exchange else []),
@@ -76,8 +76,9 @@ def plain_scaling(row: Scaled) -> dict[str, object]:
     values: dict[str, object] = {}
     if row.equal_threads is not None:
         values |= _columns(name, row.equal_threads.factor)
-        values |= _columns(efficiency, row.equal_threads.efficiency)
         values[f"{name}_baseline"] = row.equal_threads.baseline
+    if row.efficiency is not None:
+        values |= _columns(efficiency, row.efficiency)
     if row.equal_cores is not None:
         values |= _columns("gain_at_equal_cores", row.equal_cores.factor)
         values["equal_cores_baseline"] = row.equal_cores.baseline
@@ -109,7 +110,10 @@ def _held_against(row: Scaled) -> str:
     if row.equal_threads is None:
         on_cpu = not speed.is_on_cuda(row.row.cell)
         threads = f", threads={row.row.cell.threads}" if on_cpu else ""
-        words = f"not known, for the sweep has no cell with strategy=serial{threads}, else the same"
+        words = (
+            f"not known, for no cell with strategy=serial{threads}, else the same, was measured in "
+            "the same rounds"
+        )
     else:
         words = f"over {row.equal_threads.baseline}"
     cores = "" if row.equal_cores is None else f"; at equal cores over {row.equal_cores.baseline}"
@@ -127,5 +131,7 @@ def _law(name: str, fit: Fit) -> str:
     words = f"{name}: {', '.join(told)}; off by {worst:.1%} at most"
     if "kappa" in fit.parameters:
         peak = usl_peak(fit)
-        words += "; no peak" if math.isinf(peak) else f"; highest at {significant(peak)}"
+        words += (
+            "; no peak can be told" if math.isinf(peak) else f"; highest at {significant(peak)}"
+        )
     return words

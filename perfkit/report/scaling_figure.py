@@ -94,4 +94,4 @@ def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.minorticks_off()
     axes.set_xlabel("devices, or threads a rank")
-    axes.set_ylabel("times the samples/s of one")
+    axes.set_ylabel("times the samples/s of one, by the lowest count")

@@ -46,7 +46,8 @@ def size(size_bytes: int) -> str:
 
 def count_of(number: int, noun: str) -> str:
     """Return a number and a noun in the right number."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def decimals(value: float) -> int:

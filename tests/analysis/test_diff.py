@@ -72,13 +72,16 @@ def test_one_value_a_side_has_a_ratio_and_no_verdict() -> None:
     found = only(times(1.0, before=[2.0], after=[3.0]))
     assert found.ratio is not None
     assert (found.ratio.estimate, found.ratio.low, found.ratio.high) == (1.5, 0.0, math.inf)
-    assert found.verdict == "one value each"
+    assert found.verdict == "too few values"
 
 
 def test_what_cannot_be_compared_says_why_and_what_one_side_lacks_has_no_row() -> None:
     assert only(times(1.2, why_not="other hardware")).verdict == "not comparable: other hardware"
     assert only(times(1.2, why_not="other hardware")).ratio is None
-    assert only(times(1.0, after=[0.0, 0.1])).verdict == "not comparable: there is a 0"
+    assert (
+        only(times(1.0, after=[0.0, 0.1])).verdict
+        == "not comparable: there are values that are not positive"
+    )
     assert differences([times(1.0, before=[])]) == []
 
 
@@ -86,10 +89,10 @@ def test_runs_are_compared_by_the_rounds_of_their_time_and_by_what_they_took_onc
     before = a_record(a_cell([[0.2], [0.21], [0.2]]))
     after = a_record(a_cell([[0.1], [0.104], [0.1]], time_to_first_step_s=[6.0]))
     found = {row.metric.name: row for row in differences(of_runs(before, after))}
-    assert found["time per sample"].verdict == "faster"
+    assert found["time per sample"].verdict == "faster, one process each"
     assert found["time per sample"].before == pytest.approx(0.05, rel=0.02)
     assert found["time to first step"].after == 6.0
-    assert found["time to first step"].verdict == "one value each"
+    assert found["time to first step"].verdict == "too few values"
     assert "exposed communication" not in found
     elsewhere = after.model_copy(update={"environment": an_environment(hardware="another")})
     assert {row.verdict for row in differences(of_runs(before, elsewhere))} == {
@@ -122,7 +125,9 @@ def test_sweeps_are_compared_cell_by_cell_of_the_same_options() -> None:
     assert found["workers=2", "time per sample"] == "faster"
     assert found["workers=2", "peak memory"] == "no difference"
     assert {where for where, _ in found} == {"base", "workers=2"}
-    assert only_in_one(before, after) == (["precision=bf16"], ["precision=tf32"])
+    assert only_in_one((before, old), (after, new)) == ([], [])
+    old[2] = processes(before, 2, 0.2)
+    assert only_in_one((before, old), (after, new)) == (["precision=bf16"], [])
 
 
 def test_sweeps_of_two_machines_have_no_ratio() -> None:
@@ -142,6 +147,9 @@ def test_benchmarks_of_commits_are_matched_by_name_and_refused_where_the_version
         "c": Benchmark(STEADY, "MiB", "1"),
     }
     found = {row.metric.where: row.verdict for row in differences(of_commits(before, after, None))}
-    assert found == {"a": "slower", "b": "not comparable: another version of the benchmark"}
+    assert found == {
+        "a": "slower, one process each",
+        "b": "not comparable: another version of the benchmark",
+    }
     told = differences(of_commits(before, after, "other machine"))
     assert {row.verdict for row in told} == {"not comparable: other machine"}

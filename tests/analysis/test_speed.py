@@ -219,3 +219,11 @@ def test_energy_is_of_all_counters_and_a_shared_one_counts_once() -> None:
 def test_energy_that_a_round_lacks_is_not_known() -> None:
     cell = a_cell([[0.2], [0.2]])
     assert speed.energy_j_per_sample(with_energy(cell, {"GPU-a": 1.0}, {})) == {}
+
+
+def test_energy_of_a_part_is_not_passed_off_as_the_whole() -> None:
+    cell = a_cell([[0.2, 0.2]], on_gpu=True)
+    one_gpu = with_energy(cell, {"GPU-a": 1.0, "one package-0": 1.0}, {"two package-0": 1.0})
+    assert speed.energy_j_per_sample(one_gpu) == {"CPU": 2.0 / 16}
+    one_host = with_energy(cell, {"GPU-a": 1.0, "one package-0": 1.0}, {"GPU-b": 1.0})
+    assert speed.energy_j_per_sample(one_host) == {"GPU": 2.0 / 16}

@@ -145,6 +145,21 @@ def test_a_missing_part_is_named_by_where_it_should_be(tmp_path: Path, record: R
     assert "is not a valid Record (cells.1.blocks: field required)" in refusal(path)
 
 
+@pytest.mark.parametrize("config", [None, [], "x"], ids=repr)
+def test_a_config_that_is_none_is_refused_by_its_name(
+    tmp_path: Path, record: Record, config: object
+) -> None:
+    assert "is not a valid Record (config" in refusal(changed(tmp_path, record, config=config))
+
+
+@pytest.mark.parametrize("devices", [[], [[]]], ids=repr)
+def test_a_cell_without_devices_is_refused(tmp_path: Path, record: Record, devices: object) -> None:
+    content = record.model_dump(mode="json")
+    content["cells"][0]["devices"] = devices
+    path = changed(tmp_path, record, cells=content["cells"])
+    assert "is not a valid Record (cells.0.devices" in refusal(path)
+
+
 def test_what_a_newer_minor_version_added_is_a_reason_to_update(
     tmp_path: Path, record: Record
 ) -> None:

@@ -123,6 +123,15 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"schema_version": "2.0"}, "has schema version 2.0, this perfkit reads 1.x"),
         ({"schema_version": None}, "is not a perfkit sweep"),
         ({"rounds": "many"}, "is not a valid sweep (rounds: "),
+        ({"rounds": 0}, "is not a valid sweep (rounds: "),
+        (
+            {"cells": [{"label": "a", "options": {"workers": "x"}}]},
+            "is not a valid sweep (cells.0.options.workers: ",
+        ),
+        (
+            {"cells": [{"label": "a", "options": {"name": "../x"}}]},
+            "is not a valid sweep (cells.0.options.name: ",
+        ),
     ],
 )
 def test_a_plan_of_another_schema_or_a_damaged_one_is_refused(

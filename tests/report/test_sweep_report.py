@@ -126,7 +126,7 @@ def test_strong_and_weak_scaling_have_other_names_and_are_never_in_one_table() -
 def test_a_missing_baseline_is_told(tmp_path: Path) -> None:
     found = scaling([parallel(0.05, ranks=2), serial(0.06, threads=4)])
     text = printed(SWEEP, found)
-    assert "not known, for the sweep has no cell with strategy=serial, threads=1" in text
+    assert "not known, for no cell with strategy=serial, threads=1, else the same, was" in text
     _, comma = write_tables(found, tmp_path)
     with comma.open() as file:
         assert "speedup" not in next(csv.reader(file))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import orjson
 
 COMMIT = "abcdef0123456789abcdef0123456789abcdef01"
 COLUMNS = ["result", "params", "version", "samples"]
@@ -28,7 +27,7 @@ def kept(
         for name, taken in samples.items()
     }
     known = {"commit_hash": commit, "env_name": "virtualenv-py3.11", "version": 2}
-    file.write_bytes(orjson.dumps({**known, "result_columns": COLUMNS, "results": results}))
+    file.write_text(json.dumps({**known, "result_columns": COLUMNS, "results": results}))
     units = {name: {"unit": "seconds"} for name in samples}
-    (folder / "benchmarks.json").write_bytes(orjson.dumps({**units, "version": 2}))
+    (folder / "benchmarks.json").write_text(json.dumps({**units, "version": 2}))
     return file

@@ -24,13 +24,20 @@ class Measured(NamedTuple):
 
 
 def serial(sample_s: float, threads: int = 1, **facts: Any) -> Measured:
-    return Measured(sample_s, {"threads": threads}, {"threads": threads, **facts})
+    return Measured(
+        sample_s, {"threads": threads, **_options(facts)}, {"threads": threads, **facts}
+    )
 
 
 def parallel(sample_s: float, ranks: int, threads: int = 1, **facts: Any) -> Measured:
-    options: Options = {"strategy": "ddp", "gpus": ranks, "threads": threads}
+    options = {"strategy": "ddp", "gpus": ranks, "threads": threads, **_options(facts)}
     layout = {"ranks": ranks, "threads": threads, "devices": [["cpu"]] * ranks}
     return Measured(sample_s, options, {**layout, "ceiling": float(ranks), **facts})
+
+
+def _options(facts: dict[str, Any]) -> Options:
+    """Return those of a cell's facts that are asked for by an option."""
+    return {name: facts[name] for name in ("workers", "precision", "ops") if name in facts}
 
 
 def measured(cells: Sequence[Measured], scaling: Literal["strong", "weak"] = "strong") -> list[Row]:

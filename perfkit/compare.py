@@ -30,6 +30,11 @@ UNPAIRED = (
     "unpaired: what the machine did between the two is in every ratio; perfkit sweep measures both "
     "in the same rounds"
 )
+OF_COMMITS = (
+    "one process each, one after the other: what differs from process to process is in no "
+    "interval, and what the machine did in between in every ratio; make regressions gives both "
+    "commits turns"
+)
 ONE_PROCESS = (
     "one process each: what differs from process to process is in no interval; perfkit sweep "
     "measures several"
@@ -139,7 +144,7 @@ def _compare_commits(before: Path, after: Path, results: Path, console: Console)
         alone = sorted(mine.benchmarks.keys() - other.benchmarks.keys())
         lines += [(f"only {word}", ", ".join(alone))] if alone else []
     print_lines(lines, console)
-    _print(metrics, f"{ONE_PROCESS}\n{UNPAIRED}", console)
+    _print(metrics, OF_COMMITS, console)
 
 
 def _exists(path: Path) -> bool:

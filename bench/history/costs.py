@@ -80,10 +80,14 @@ class Strategies:
     def track_peak_memory(self, found: dict[str, Any], case: str) -> dict[str, Any]:
         return self._told(found[case], "peak memory")
 
-    track_seconds_per_sample.unit = UNITS["seconds per sample"]  # type: ignore[attr-defined]
-    track_inverse_efficiency.unit = UNITS["inverse efficiency"]  # type: ignore[attr-defined]
-    track_exposed_communication.unit = UNITS["exposed communication"]  # type: ignore[attr-defined]
-    track_peak_memory.unit = UNITS["peak memory"]  # type: ignore[attr-defined]
+    for one in (
+        *(track_seconds_per_sample, track_inverse_efficiency),
+        *(track_exposed_communication, track_peak_memory),
+    ):
+        cost = one.__name__.removeprefix("track_").replace("_", " ")
+        one.unit = UNITS[cost]  # type: ignore[attr-defined]
+        one.pretty_name = f"strategies: {cost}"  # type: ignore[attr-defined]
+    del one, cost
 
     @staticmethod
     def _told(costs: dict[str, list[float]] | str, cost: str) -> dict[str, Any]:

@@ -61,11 +61,11 @@ class Case:
 
     def run(self) -> Measurement:
         """Measure what ought to be measured, or raise RuntimeError."""
-        perfkit = measured_perfkit()
+        measured = measured_perfkit()
         found = self.measure()
         if tuple(found.costs) != self.costs:
             raise RuntimeError(f"{self.name} yields {tuple(found.costs)}, not {self.costs}")
-        return Measurement(found.costs, found.finding, found.conditions | perfkit)
+        return Measurement(found.costs, found.finding, found.conditions | measured)
 
 
 def measured_perfkit() -> dict[str, str]:
@@ -118,4 +118,4 @@ def _expected() -> tuple[Path, str]:
     head = subprocess.run(
         ["git", "-C", CHECKOUT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
-    return CHECKOUT, head.stdout.strip() or "None"
+    return CHECKOUT / "perfkit", head.stdout.strip() or "None"

@@ -24,7 +24,7 @@ from scipy.stats import binomtest
 from perfkit.measure.environment import describe_environment
 
 SLOWED = "preprocess-call"
-CASES = (SLOWED, "squeeze-excite-call", "step-of-nothing")
+FEW = (SLOWED, "squeeze-excite-call", "step-of-nothing")
 PLANTED = (5, 10, 20)
 KINDS = ("nothing (same commit)", *(f"{percent} %" for percent in PLANTED))
 # Appended to the module that the case takes its operator from.
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, list[list[Row]]] = {name: [] for name in KINDS}
     for index in range(flags.same):
         now = sides if index < flags.planted else sides[:2]
-        before, *afters = measure(now, CASES, ROUNDS, seed=index)
+        before, *afters = measure(now, FEW, ROUNDS, seed=index)
         for name, after in zip(KINDS, afters, strict=False):
             found[name].append(compared(before, after))
         print(f"{index + 1} of {flags.same}", file=sys.stderr, flush=True)
@@ -102,7 +102,7 @@ def conditions(head: str) -> str:
         f"{datetime.now(UTC):%Y-%m-%d}, commit {head[:9]}, "
         f"{describe_environment('perfkit').hardware}, torch {torch.__version__}: comparisons of "
         f"{ROUNDS} rounds of fresh processes with {TURNS} turns of each case, which are "
-        f"{', '.join(CASES)}; {SLOWED} is slowed.\n"
+        f"{', '.join(FEW)}; {SLOWED} is slowed.\n"
     )
 
 

@@ -27,6 +27,11 @@ from perfkit.core.stats import EQUAL_BOUND, Verdict, verdicts
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 BENCH = CHECKOUT / "bench"
+sys.path.insert(0, f"{BENCH}")
+
+from case import EXPECTED_COMMIT, EXPECTED_FOLDER  # noqa: E402  (found by the line above)
+from cases import CASES  # noqa: E402
+
 FOLDER = CHECKOUT / ".regressions"
 ROUNDS = 6
 TURNS = 6  # of each side, with each case, in a round
@@ -91,9 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def chosen_cases(pattern: str) -> list[str]:
     """Return the names of the cases that the pattern finds; the fast ones where it is empty."""
-    sys.path.insert(0, f"{BENCH}")
-    from cases import CASES
-
     if not pattern:
         return [case.name for case in CASES if case.size == "fast"]
     return [case.name for case in CASES if re.search(pattern, case.name)]
@@ -169,8 +171,8 @@ class Measurer:
         environ = {
             **os.environ,
             "PYTHONPATH": f"{side.folder}",
-            "PERFKIT_BENCH_FOLDER": f"{side.folder}",
-            "PERFKIT_BENCH_COMMIT": side.commit,
+            EXPECTED_FOLDER: f"{side.folder}",
+            EXPECTED_COMMIT: side.commit,
         }
         command = [sys.executable, f"{BENCH / 'measure.py'}"]
         self._process = subprocess.Popen(

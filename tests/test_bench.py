@@ -202,9 +202,7 @@ def test_what_cannot_be_compared_ends_with_2_which_no_regression_does(
     arguments: list[str],
     said: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(SystemExit) as end:
         regressions.main(arguments)
     assert end.value.code == 2

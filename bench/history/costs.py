@@ -32,10 +32,10 @@ def benchmark(case: Case, cost: str) -> Callable[[], dict[str, Any]]:
 
     # asv reads these off the function.
     track.__name__ = f"track_{case.name}".replace("-", "_")
-    track.pretty_name = f"{case.name}: {cost}"  # type: ignore[attr-defined]
-    track.unit = UNITS[cost]  # type: ignore[attr-defined]
-    track.timeout = TIMEOUT_S  # type: ignore[attr-defined]
-    track.version = case.version  # type: ignore[attr-defined]
+    track.pretty_name = f"{case.name}: {cost}"
+    track.unit = UNITS[cost]
+    track.timeout = TIMEOUT_S
+    track.version = case.version
     return track
 
 
@@ -66,7 +66,7 @@ class Strategies:
                 found[name] = repr(error)
         return found
 
-    setup_cache.timeout = len(SEVERAL) * TIMEOUT_S  # type: ignore[attr-defined]
+    setup_cache.timeout = len(SEVERAL) * TIMEOUT_S
 
     def track_seconds_per_sample(self, found: dict[str, Any], case: str) -> dict[str, Any]:
         return self._told(found[case], "seconds per sample")
@@ -85,8 +85,8 @@ class Strategies:
         *(track_exposed_communication, track_peak_memory),
     ):
         cost = one.__name__.removeprefix("track_").replace("_", " ")
-        one.unit = UNITS[cost]  # type: ignore[attr-defined]
-        one.pretty_name = f"strategies: {cost}"  # type: ignore[attr-defined]
+        one.unit = UNITS[cost]
+        one.pretty_name = f"strategies: {cost}"
     del one, cost
 
     @staticmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 BENCH = Path(__file__).parents[2] / "bench"
 sys.path.insert(0, f"{BENCH}")
 
-import case  # noqa: E402
+import case  # noqa: E402  (found by the line above)
 import cases  # noqa: E402
 
 SAMPLES = [0.3, 0.1, 0.2, 0.26, 0.11]

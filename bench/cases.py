@@ -3,6 +3,8 @@ views of it, and ``scripts/regressions.py`` measures it on two commits side by s
 
 from __future__ import annotations
 
+from typing import Any
+
 import squeeze
 import squeeze_models
 from case import Case
@@ -29,8 +31,10 @@ STRATEGIES = (
     ("ddp_model_parallel", 4, EXCHANGE_COSTS),
 )
 
+AFRESH: dict[str, Any] = {"processes": 6, "version": "2"}
+
 CASES = (
-    Case("step-of-nothing", "harness", step_of_nothing, "fast"),
+    Case("step-of-nothing", "harness", step_of_nothing, "fast", **AFRESH),
     Case("import-perfkit", "start-up", command_time("-c", "import perfkit"), "quick"),
     Case(
         "profile-help",
@@ -49,7 +53,7 @@ CASES = (
         )
         for workers in (0, 2)
     ),
-    Case("training-step-call", "one process", training_step("forensics", 32, 3), "fast"),
+    Case("training-step-call", "one thread", training_step("forensics", 32, 3), "fast", **AFRESH),
     Case(
         "step-glaucoma",
         "training step by workload",
@@ -93,7 +97,7 @@ CASES = (
         )
         for name, devices, costs in STRATEGIES
     ),
-    Case("preprocess-call", "one process", preprocess_call, "fast"),
+    Case("preprocess-call", "one thread", preprocess_call, "fast", **AFRESH),
     *(
         Case(
             f"preprocess-{size}",
@@ -134,7 +138,7 @@ CASES = (
         preprocessing("limit 10x", size=512, beside="kornia", rounds=5),
         needs="kornia",
     ),
-    Case("squeeze-excite-call", "one process", squeeze_excite_call, "fast"),
+    Case("squeeze-excite-call", "one thread", squeeze_excite_call, "fast", **AFRESH),
     *(
         Case(
             f"squeeze-excite-{setup.name}",

@@ -1,32 +1,25 @@
 """Measure cases on request: ``python bench/measure.py`` reads a name a line and answers in JSON.
 
-It answers with times and memory only: shares and ratios can be off to either side, and may be 0.
-
-``scripts/regressions.py`` keeps one such process for each of two commits and gives them turns.
+An answer is a `case.Measurement`. A case of several processes starts some of these;
+``scripts/regressions.py`` keeps one for each of two commits and gives them turns.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 
-from case import UNITS
+from case import measured_perfkit
 from cases import CASES
-
-TOLD = ("seconds", "MiB")
 
 
 def main() -> None:
-    """Answer every name with the costs of its case."""
+    """Answer every name with what its case measures in this process."""
     named = {case.name: case for case in CASES}
-    checked = False
+    measured_perfkit()
     for line in sys.stdin:
-        case = named[line.strip()]
-        # Which perfkit this is stays the same in a process: once is enough.
-        costs = case.measure().costs if checked else case.run().costs
-        checked = True
-        told = {cost: samples for cost, samples in costs.items() if UNITS[cost] in TOLD}
-        print(json.dumps(told), flush=True)
+        print(json.dumps(asdict(named[line.strip()].measure())), flush=True)
 
 
 if __name__ == "__main__":

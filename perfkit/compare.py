@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MOST_RUNS = 26  # a letter each
 STORED_SETS = "preprocessed"
 """The folder that ``--preprocess offline`` makes among the runs: ``runs/*`` names it too."""
+FIGURE = Path("compare.png")
+ASV_RESULTS = Path(".asv/results")
 SIDES = ("before", "after")
 UNPAIRED = (
     "unpaired: what the machine did between the two is in every ratio; perfkit sweep measures both "
@@ -49,10 +51,10 @@ class CompareFlags(BaseModel):
     runs: Positional[tuple[Path, ...]]
     """Run folders, the first of which the others are held against; or two sweep folders; or two
     commits that asv measured, as in HEAD~1 HEAD."""
-    figure: Path = Path("compare.png")
-    """Where the figure of runs is written (.png, .svg or .pdf); of runs only."""
-    results: Path = Path(".asv/results")
-    """Where asv keeps its results of commits."""
+    figure: Path | None = None
+    """Where the figure of runs is written (.png, .svg or .pdf). Default: compare.png."""
+    results: Path | None = None
+    """Where asv keeps its results of commits. Default: .asv/results."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,12 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if found and len(found) < len(named):
             other = next(path for path in named if path not in found)
             raise PerfkitError(f"{found[0]} is {kind} and {other} is none: compare two of a kind")
+    if flags.figure is not None and (sweeps or commits):
+        raise PerfkitError(f"--figure {flags.figure}: is drawn of runs only; leave it out")
+    if flags.results is not None and not commits:
+        raise PerfkitError(f"--results {flags.results}: is about commits only; leave it out")
     if sweeps:
         _compare_sweeps(*_two(named, "sweep folders"), console)
     elif commits:
-        _compare_commits(*_two(named, "commits"), flags.results, console)
+        _compare_commits(*_two(named, "commits"), flags.results or ASV_RESULTS, console)
     else:
-        _compare_runs(named, flags.figure, console)
+        _compare_runs(named, flags.figure or FIGURE, console)
     return 0
 
 

@@ -47,7 +47,7 @@ class SweepFlags(BaseModel):
     cells: tuple[str, ...] = ()
     """Cells by themselves, beside the base: what differs, as in strategy=ddp,gpus=2 workers=2."""
     rounds: int | None = None
-    """Processes of each cell. Default: 6."""
+    """Processes of each cell; with --resume more than there were. Default: 6."""
     seed: int | None = None
     """Of the order of cells within rounds. Default: 0."""
     runs: Path = Path("runs")
@@ -90,10 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(sweep: Sweep, folder: Path) -> int:
+    from perfkit.analysis.recommendation import rounds_to_add
     from perfkit.analysis.sweep import rows
     from perfkit.analysis.sweep_scaling import curves, scaled
     from perfkit.engine.sweep_folder import missing, read_records
-    from perfkit.report.console import make_console, print_path
+    from perfkit.report.console import make_console, print_lines, print_path
     from perfkit.report.scaling_figure import draw_scaling
     from perfkit.report.sweep import print_sweep, write_tables
     from perfkit.report.sweep_figure import draw_sweep
@@ -119,6 +120,10 @@ def _show(sweep: Sweep, folder: Path) -> int:
     for path in figures:
         if path.exists():
             print_path("figure", path, console)
+    more = rounds_to_add(found)
+    if more is not None:
+        again = f"perfkit sweep --resume {folder} --rounds {sweep.rounds + more}"
+        print_lines([("more rounds", again)], console)
     if left:
         print(
             f"perfkit: error: {count_of(len(left), 'process')} missing; {folder / 'logs'} has what "
@@ -186,8 +191,10 @@ def _resumed(flags: SweepFlags) -> tuple[Sweep, Path]:
     """Return a sweep to go on with."""
     folder = flags.resume
     assert folder is not None
-    if flags != SweepFlags(resume=folder):
-        raise PerfkitError(f"--resume {folder}: goes on as planned; leave out all other options")
+    if flags != SweepFlags(resume=folder, rounds=flags.rounds):
+        raise PerfkitError(
+            f"--resume {folder}: goes on as planned; leave out all other options but --rounds"
+        )
     sweep = read_sweep(folder)
     from perfkit.measure.environment import describe_environment
 
@@ -200,7 +207,20 @@ def _resumed(flags: SweepFlags) -> tuple[Sweep, Path]:
     from perfkit.engine.sweep_folder import read_records
 
     read_records(sweep, folder)  # what does not belong here is told before anything runs
-    return sweep, folder
+    return _with_rounds(sweep, flags.rounds, folder), folder
+
+
+def _with_rounds(sweep: Sweep, rounds: int | None, folder: Path) -> Sweep:
+    if rounds is None:
+        return sweep
+    try:
+        more = sweep.with_rounds(rounds)
+        write_sweep(more, folder)
+    except ValueError as error:
+        raise PerfkitError(f"--rounds {rounds}: {error}") from None
+    except OSError as error:
+        raise PerfkitError(f"{folder}: cannot be written ({error.strerror})") from None
+    return more
 
 
 if __name__ == "__main__":

@@ -29,11 +29,12 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 BENCH = CHECKOUT / "bench"
 sys.path.insert(0, f"{BENCH}")
 
-from case import EXPECTED_COMMIT, EXPECTED_FOLDER  # noqa: E402  (found by the line above)
+from case import EXPECTED_COMMIT, EXPECTED_FOLDER, UNITS  # noqa: E402  (found by the line above)
 from cases import CASES  # noqa: E402
 
 FOLDER = CHECKOUT / ".regressions"
 ROUNDS = 6
+COMPARED = ("seconds", "MiB")  # shares and ratios can be off to either side, and may be 0
 TURNS = 6  # of each side, with each case, in a round
 MAIN = ("origin/HEAD", "origin/main", "main")  # names of the main branch, where it has one
 
@@ -186,12 +187,13 @@ class Measurer:
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, float]:
-        """Return all costs of what was asked for first: the least of its samples."""
+        """Return the times and the memory of what was asked for first: the least of its samples."""
         assert self._process.stdout is not None
         answer = self._process.stdout.readline()
         if not answer:
             raise fail("a case failed, as above")
-        return {cost: min(samples) for cost, samples in json.loads(answer).items()}
+        costs = json.loads(answer)["costs"]
+        return {c: min(samples) for c, samples in costs.items() if UNITS[c] in COMPARED}
 
     def close(self) -> None:
         """End the process."""

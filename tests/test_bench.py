@@ -119,6 +119,37 @@ def test_a_perfkit_from_elsewhere_or_of_another_commit_is_not_measured(
         case.measured_perfkit()
 
 
+def test_of_a_case_in_several_processes_the_least_of_each_is_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = module(BENCH / "case.py")
+    turns = iter([[[0.3, 0.2], [0.25]], [[0.5], [0.6, 0.4]], [[0.1], [0.3]]])
+
+    def fresh(name: str, count: int) -> list[Any]:
+        assert (name, count) == ("a-case", case.TURNS)
+        return [case.Measurement({"seconds": one}, f"{one[0]} s") for one in next(turns)]
+
+    monkeypatch.setattr(case, "in_a_fresh_process", fresh)
+    monkeypatch.setattr(case, "measured_perfkit", lambda: {"commit": "abc"})
+    found = case.Case("a-case", "group", lambda: None, processes=3).run()
+    assert found.costs == {"seconds": [0.2, 0.4, 0.1]}
+    assert found.finding == "0.25 s"
+    assert found.conditions == {"commit": "abc", "a sample": "least of a fresh process"}
+
+
+def test_a_fresh_process_measures_a_case_as_often_as_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = module(BENCH / "case.py")
+    built = python("-c", "import perfkit.ops; print(perfkit.ops.build_info().commit)").strip()
+    monkeypatch.setenv(case.EXPECTED_FOLDER, f"{CHECKOUT}")
+    monkeypatch.setenv(case.EXPECTED_COMMIT, built)
+    first, second = case.in_a_fresh_process("squeeze-excite-call", 2)
+    assert min(*first.costs["seconds"], *second.costs["seconds"]) > 0
+    with pytest.raises(RuntimeError, match="KeyError: 'no-such-case'"):
+        case.in_a_fresh_process("no-such-case", 1)
+
+
 def test_the_configuration_of_asv_has_no_key_that_asv_does_not_know() -> None:
     config: Any = pytest.importorskip("asv.config").Config
     template = Path(sys.modules["asv"].__file__ or "").parent / "template" / "asv.conf.json"

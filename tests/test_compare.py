@@ -264,3 +264,12 @@ def test_a_run_a_sweep_and_a_commit_are_not_compared_with_each_other(
     assert "HEAD is a commit and HAED is none" in capsys.readouterr().err
     assert cli.run(compare.main, ["x" * 300]) == 2
     check_one_line(capsys, "x" * 300)
+
+
+@pytest.mark.parametrize("option", ["--figure", "--results"])
+def test_an_option_that_would_do_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    sweep = str(written(a_sweep({"workers": 2}, rounds=2), tmp_path / "s", [[0.1, 0.1], []]))
+    assert cli.run(compare.main, [sweep, sweep, option, "a.png"]) == 2
+    check_one_line(capsys, f"{option} a.png", "leave it out")

@@ -16,8 +16,9 @@ from sweep_records import a_sweep, written
 
 from perfkit import sweep
 from perfkit.core import cli
+from perfkit.core.errors import PerfkitError
 from perfkit.core.record import read_record
-from perfkit.core.sweep import read_sweep, write_sweep
+from perfkit.core.sweep import Sweep, read_sweep, write_sweep
 from perfkit.measure.environment import describe_environment
 
 SUPPORT = str(Path(__file__).parent / "support")
@@ -45,7 +46,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, in
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    while len(list(folder.glob("runs/s/round1/*/record.json"))) < 2 and process.poll() is None:
+    records = folder / "runs" / "s" / "processes"
+    while len(list(records.glob("round1-*/record.json"))) < 2 and process.poll() is None:
         time.sleep(0.05)
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
@@ -77,7 +79,7 @@ def test_it_goes_on_where_it_was_and_tells_what_it_comes_to(
     shutil.copytree(interrupted[0], folder)
     finished = {
         run: run.stat().st_mtime_ns
-        for run in folder.glob("round*/*/record.json")
+        for run in folder.glob("processes/round*/record.json")
         if read_record(run).status == "complete"
     }
     assert 1 <= len(finished) <= 2
@@ -93,7 +95,7 @@ def test_it_goes_on_where_it_was_and_tells_what_it_comes_to(
     assert all(run.stat().st_mtime_ns == before for run, before in finished.items())
     assert "4 fresh processes" in done.stdout
     assert "for time" in done.stdout
-    records = [read_record(run) for run in sorted(folder.glob("round*/*/record.json"))]
+    records = [read_record(run) for run in sorted(folder.glob("processes/round*/record.json"))]
     assert len(records) == 4
     assert {record.cells[0].strategy for record in records} == {"serial", "ddp"}
     assert len({record.created_at for record in records}) > 1
@@ -119,7 +121,7 @@ def test_it_goes_on_where_it_was_and_tells_what_it_comes_to(
         ),
         (("no.toml",), "no.toml: cannot be read (No such file or directory)"),
         (("--resume", "no"), "no/sweep.json: cannot be read (No such file or directory)"),
-        (("--resume", "no", "--rounds", "3"), "--resume no: goes on as planned; leave out all"),
+        (("--resume", "no", "--seed", "3"), "--resume no: goes on as planned; leave out all"),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(
@@ -143,6 +145,28 @@ def test_a_sweep_of_another_machine_is_not_gone_on_with(
     folder = written(a_sweep({"workers": 2}), tmp_path / "s", [])
     assert cli.run(sweep.main, ["--resume", str(folder)]) == 2
     assert "was begun on A CPU, 4 cores, this is " in capsys.readouterr().err
+
+
+def test_rounds_are_added_to_a_sweep_and_what_there_was_is_remembered(tmp_path: Path) -> None:
+    here = describe_environment("perfkit").hardware
+    planned = a_sweep({"workers": 2}, rounds=2, hardware=here)
+    folder = written(planned, tmp_path / "s", [])
+
+    def resumed(rounds: int | None) -> Sweep:
+        found, _ = sweep._resumed(sweep.SweepFlags(resume=folder, rounds=rounds))
+        assert read_sweep(folder) == found
+        return found
+
+    assert resumed(2) == resumed(None) == planned
+    assert (resumed(4).rounds, resumed(4).rounds_before) == (4, [2])
+    assert resumed(7).rounds_before == [2, 4]
+    assert [resumed(None).order(index) for index in range(2)] == [
+        planned.order(0),
+        planned.order(1),
+    ]
+    for refused in (6, 1001):
+        with pytest.raises(PerfkitError, match=f"--rounds {refused}: the sweep has 7, and may be"):
+            resumed(refused)
 
 
 def test_a_folder_that_exists_is_left_alone(

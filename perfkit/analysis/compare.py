@@ -3,7 +3,32 @@
 from __future__ import annotations
 
 from perfkit.analysis import speed
-from perfkit.core.record import Cell, Record
+from perfkit.core.record import Record
+
+
+def work(record: Record) -> dict[str, object]:
+    """Return what a run did and on what, by its name: the same in runs that may be compared.
+
+    How it was done is not in it: strategy, devices, threads, workers, precision, operators.
+    """
+    cell = record.cells[0]
+    return {
+        "hardware": record.environment.hardware,
+        "kind of device": speed.is_on_cuda(cell),
+        "kind of run": record.kind,
+        "workload": record.config.workload,
+        "model": record.parameters,
+        "data": record.data.name,
+        "image size": record.config.image_size,
+        # Where it runs is no other work; where nobody says, it may have been anywhere.
+        "preprocessing": None if cell.preprocess is None else cell.preprocess != "none",
+        "scaling mode": record.scaling,
+        **(
+            {"global batch": cell.global_batch}
+            if record.scaling == "strong"
+            else {"local batch": cell.local_batch}
+        ),
+    }
 
 
 def why_no_ratio(record: Record, reference: Record) -> str | None:
@@ -11,24 +36,12 @@ def why_no_ratio(record: Record, reference: Record) -> str | None:
 
     Across hardware, workloads, image sizes or scaling modes a quotient exists but is no speedup.
     """
-    mine, other = record.cells[0], reference.cells[0]
-    reasons = [
-        (record.environment.hardware != reference.environment.hardware, "other hardware"),
-        (speed.is_on_cuda(mine) != speed.is_on_cuda(other), "other kind of device"),
-        (record.kind != reference.kind, f"a {record.kind} beside a {reference.kind}"),
-        (record.config.workload != reference.config.workload, "other workload"),
-        (record.parameters != reference.parameters, "other model"),
-        (record.data.name != reference.data.name, "other data"),
-        (record.config.image_size != reference.config.image_size, "other image size"),
-        (_skips_preprocessing(mine, other), "other preprocessing"),
-        (record.scaling != reference.scaling, "other scaling mode"),
-        (
-            record.scaling == "strong" and mine.global_batch != other.global_batch,
-            "other global batch",
-        ),
-        (record.scaling == "weak" and mine.local_batch != other.local_batch, "other local batch"),
-    ]
-    return next((reason for differs, reason in reasons if differs), None)
+    other = work(reference)
+    for name, mine in work(record).items():
+        unknown = name == "preprocessing" and None in (mine, other[name])
+        if not unknown and mine != other[name]:
+            return f"other {name}"
+    return None
 
 
 def throughput_ratio(record: Record, reference: Record) -> float:
@@ -37,9 +50,3 @@ def throughput_ratio(record: Record, reference: Record) -> float:
     A point estimate: two runs share no rounds, and each is one process.
     """
     return speed.samples_per_s(record.cells[0]) / speed.samples_per_s(reference.cells[0])
-
-
-def _skips_preprocessing(mine: Cell, other: Cell) -> bool:
-    """Whether one of the two leaves out the preprocessing; where it runs, is no other work."""
-    known = {mine.preprocess, other.preprocess}
-    return "none" in known and None not in known and len(known) > 1

@@ -11,6 +11,7 @@ from perfkit.analysis.compare import why_no_ratio
 from perfkit.analysis.sweep import sample_seconds
 from perfkit.analysis.training import time_to_train_s
 from perfkit.core.asv_results import Benchmark
+from perfkit.core.part import MOST
 from perfkit.core.record import Record
 from perfkit.core.stats import Interval, Word, unpaired_ratio_interval, unpaired_verdicts
 from perfkit.core.sweep import Sweep
@@ -102,9 +103,10 @@ def _middle(values: Sequence[float]) -> float:
 def _why_not(metric: Metric) -> str | None:
     if metric.why_not is not None:
         return metric.why_not
-    return (
-        None if min(*metric.before, *metric.after) > 0 else "there are values that are not positive"
-    )
+    values = (*metric.before, *metric.after)
+    if min(values) <= 0:
+        return "there are values that are not positive"
+    return None if min(values) >= 1 / MOST and max(values) <= MOST else "there are absurd values"
 
 
 def of_runs(before: Record, after: Record) -> list[Metric]:

@@ -45,6 +45,17 @@ def recommend(rows: Sequence[Row]) -> list[Recommendation]:
     return found
 
 
+def rounds_to_add(rows: Sequence[Row]) -> int | None:
+    """Return about how many more rounds would tell the best cell for time.
+
+    None where it is told, or where nothing tells.
+    """
+    for one in recommend(rows):
+        if one.goal == "time" and one.verdict is not None and len(one.best) > 1:
+            return one.verdict.more_rounds
+    return None
+
+
 def _best(goal: Goal, costs: dict[str, dict[int, float]]) -> Recommendation:
     order = sorted(costs, key=lambda label: median(costs[label].values()))
     best, others = order[0], order[1:]
@@ -66,7 +77,7 @@ def _costs(goal: Goal, row: Row) -> dict[int, float]:
         devices = speed.devices(row.cell)
         return {index: seconds * devices for index, seconds in row.sample_s.items()}
     peaks = {index: _peak(record) for index, record in row.records.items()}
-    return {index: peak for index, peak in peaks.items() if peak is not None}
+    return {index: peak for index, peak in peaks.items() if peak}  # 0: nothing on its GPUs
 
 
 def _peak(record: Record) -> float | None:

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 from perfkit.analysis import speed
+from perfkit.analysis.compare import work
 from perfkit.analysis.scaling import Fit, amdahl, karp_flatt, usl, why_no_fit
 from perfkit.analysis.sweep import Row, in_both
 from perfkit.core.stats import Interval, ratio_interval
@@ -180,11 +181,6 @@ def _gain(row: Row, baselines: Sequence[Row]) -> Gain | None:
 
 def _work(row: Row) -> tuple[object, ...]:
     """Return what has to be the same for a difference to be one of devices or threads."""
-    record = next(iter(row.records.values()))
     cell = row.cell
-    batch = cell.global_batch if record.scaling == "strong" else cell.local_batch
-    return (
-        *(record.kind, record.config.workload, record.parameters, record.data.name),
-        *(record.config.image_size, record.scaling, batch, speed.is_on_cuda(cell)),
-        *(cell.workers, cell.precision, cell.preprocess, cell.ops),
-    )
+    same = work(next(iter(row.records.values())))
+    return (*same.values(), cell.workers, cell.precision, cell.preprocess, cell.ops)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfkit.core.training_result import Part
+from perfkit.core.part import Amount, Part, PositiveCount
 
 
 class Gpu(Part):
@@ -10,7 +10,7 @@ class Gpu(Part):
 
     name: str
     """Model, as in NVIDIA H200."""
-    memory_mib: float
+    memory_mib: Amount
     """Memory in all, not what was free."""
     compute_capability: str
     """CUDA compute capability, as in 9.0."""
@@ -25,9 +25,9 @@ class Environment(Part):
     """CPU model, core count and GPU names in one line: equal exactly on equal hardware."""
     cpu: str
     """CPU model as the host names it."""
-    cores: int
+    cores: PositiveCount
     """Cores that this process may use (its affinity), not those of the host."""
-    memory_mib: float
+    memory_mib: Amount
     """Main memory of the host."""
     gpus: list[Gpu]
     """GPUs that this process may use; empty on a CPU."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Discriminator,
     Field,
-    PositiveFloat,
-    PositiveInt,
     Tag,
     field_validator,
+    model_validator,
 )
 
 from perfkit.core.config import (
@@ -31,8 +30,9 @@ from perfkit.core.config import (
 )
 from perfkit.core.environment import Environment
 from perfkit.core.errors import PerfkitError
+from perfkit.core.part import Amount, Count, Number, Part, PositiveAmount, PositiveCount, Share
 from perfkit.core.trace_summary import Traces
-from perfkit.core.training_result import Part, TrainingResult
+from perfkit.core.training_result import TrainingResult
 from perfkit.core.versioned import read_versioned, write_versioned
 
 SCHEMA_MAJOR, SCHEMA_MINOR = 1, 4
@@ -54,29 +54,29 @@ class Gate(Part):
     """The correctness gate: float64 training under the strategy against serial training, whose SE
     blocks are run by the reference."""
 
-    steps: int
+    steps: Count
     """Training steps that both took."""
-    global_batch: int
+    global_batch: Count
     """Samples of each of those steps, over all ranks."""
-    squeeze_excites: dict[str, int] = Field(default_factory=dict)
+    squeeze_excites: dict[str, Count] = Field(default_factory=dict)
     """SE blocks that rank 0 ran in all of those steps under the strategy, by what was seen to run
     them; on a GPU float64 is for the reference."""
-    max_abs_difference: float
+    max_abs_difference: Amount
     """Largest absolute difference of any parameter after the last step."""
-    tolerance: float
+    tolerance: Amount
     """The most that was allowed."""
 
 
 class StageObservation(Part):
     """What forward hooks saw of one stage in one rank during the first step."""
 
-    rank: int
+    rank: Count
     """Rank whose hooks these were."""
-    stage: int
+    stage: Count
     """Index of the stage in the order of the forward; without stages the model is stage 0."""
-    modules: int
+    modules: Count
     """Modules in the stage, itself included."""
-    parameters: int
+    parameters: Count
     """Scalars in the parameters of the stage."""
     parameter_devices: list[str]
     """Distinct devices of the parameters (cuda:1, cpu, stand-in:0)."""
@@ -93,27 +93,27 @@ class StageObservation(Part):
 class Memory(Part):
     """Peak memory of one rank over its timed blocks, in MiB; what cannot be read is None."""
 
-    cpu_peak_mib: float | None
+    cpu_peak_mib: PositiveAmount | None
     """High-water mark of this process's resident set (VmHWM, reset before each block)."""
-    cpu_pss_mib: float | None
+    cpu_pss_mib: Amount | None
     """Proportional set size of this process and its loader workers after the last block."""
-    cuda_allocated_mib: list[float]
+    cuda_allocated_mib: list[Amount]
     """torch.cuda.max_memory_allocated of each device of the rank; empty on a CPU."""
-    cuda_reserved_mib: list[float]
+    cuda_reserved_mib: list[Amount]
     """torch.cuda.max_memory_reserved of each device of the rank; empty on a CPU."""
 
 
 class StepSample(Part):
     """One step of one rank."""
 
-    host_s: float
+    host_s: Amount
     """Seconds of the whole step on the host clock; a GPU may still be at work when it ends."""
-    phases_s: dict[str, float]
+    phases_s: dict[str, Amount]
     """Host seconds of data_wait, host_to_device, forward, backward and optimizer; of preprocess
     where images are preprocessed on the device."""
-    device_phases_s: dict[str, float]
+    device_phases_s: dict[str, Amount]
     """The same phases in CUDA-event seconds on the slowest device of the rank; empty on a CPU."""
-    communication_s: float | None
+    communication_s: Amount | None
     """Host seconds of explicit moves between devices (model parallel), else None."""
     loss: float | None
     """This rank's part of the global loss times world size: the mean over ranks is the loss of the
@@ -131,20 +131,20 @@ class StepSample(Part):
 class Block(Part):
     """Some timed steps in a row of one rank, in one round."""
 
-    round: int
+    round: Count
     """Index of the round, from 0. In each round every cell has one turn."""
-    rank: int
+    rank: Count
     """Rank that took the steps."""
-    wall_s: PositiveFloat
+    wall_s: PositiveAmount
     """Seconds from the barrier before the first step until the last one was done on all devices."""
-    turn_cpu_s: float
+    turn_cpu_s: Number
     """CPU seconds of the rank's process tree over its whole turn, the untimed lead-in included."""
     steps: Annotated[list[StepSample], Field(min_length=1)]
     """In the order they were taken."""
-    energy_j: dict[str, float] = Field(default_factory=dict)
+    energy_j: dict[str, Amount] = Field(default_factory=dict)
     """Joules over ``wall_s`` by counter: "HOST package-0" is a whole CPU package by RAPL, whatever
     ran on it, "GPU-UUID" one of the rank's GPUs by NVML. Those that cannot be read are missing."""
-    taken: PositiveInt | None = None
+    taken: PositiveCount | None = None
     """Steps that ``wall_s`` covers, where ``steps`` holds only every so many-th of them: a training
     of many epochs."""
 
@@ -157,13 +157,13 @@ class Block(Part):
 class HostLoad(Part):
     """What else rank 0's host did during one turn of one cell."""
 
-    round: int
+    round: Count
     """Index of the round, from 0."""
-    foreign_cpu_share: float | None
+    foreign_cpu_share: Share | None
     """CPU time of other processes over all CPU time there was, 0..1."""
-    pressure_share: float | None
+    pressure_share: Share | None
     """Share of the turn in which some task waited for a CPU (PSI), 0..1; None if not known."""
-    steal_share: float | None
+    steal_share: Share | None
     """CPU time that a hypervisor gave to others over all CPU time there was, 0..1."""
 
 
@@ -177,17 +177,17 @@ class Cell(Part):
     """Name in tables."""
     strategy: str
     """How the training was spread over devices: serial, ddp, model_parallel, ..."""
-    ranks: PositiveInt
+    ranks: PositiveCount
     """Processes."""
-    devices_per_rank: int
+    devices_per_rank: PositiveCount
     """Devices that each process works on."""
     devices: Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
     """Names of the devices of each rank."""
     backend: str | None
     """What carries gradients between ranks: nccl or gloo; None for one rank."""
-    threads: int
+    threads: PositiveCount
     """CPU threads of each rank."""
-    workers: int
+    workers: Count
     """Loader worker processes of each rank."""
     preprocess: Preprocess | None = None
     """Where images were preprocessed; None in a loop of one's own and where nobody says."""
@@ -197,36 +197,36 @@ class Cell(Part):
     implementation: list[str] = Field(default_factory=list)
     """Of each rank: what preprocessed the images of its first step, as in "fused avx512", "fused
     cuda" or "reference", or made the stored set that they are from; empty where nothing did."""
-    stored_s: float | None = None
+    stored_s: Amount | None = None
     """Seconds, before the first step, in which the stored training set was made; None where it was
     there already or none is used."""
-    squeeze_excites: list[dict[str, int]] = Field(default_factory=list)
+    squeeze_excites: list[dict[str, Count]] = Field(default_factory=list)
     """Of each rank: how many Squeeze-and-Excitation (SE) blocks the forward of the first step ran,
     by what was seen to run them ("fused avx512", "fused cuda", "reference")."""
     precision: Precision | None = None
     """What was asked for; ``product_dtypes`` is what was seen. None in a loop of one's own."""
-    product_dtypes: list[dict[str, int]] = Field(default_factory=list)
+    product_dtypes: list[dict[str, Count]] = Field(default_factory=list)
     """Of each rank: how many matrix products and convolutions the forward of the first step ran, by
     the dtype of what they multiplied (torch.bfloat16). TF32 counts as torch.float32."""
     tf32: bool | None = None
     """Products and convolutions of float32 ran in TF32; None where the devices have none."""
-    local_batch: PositiveInt
+    local_batch: PositiveCount
     """Samples of a step in each rank."""
-    global_batch: PositiveInt
+    global_batch: PositiveCount
     """Samples of a step over all ranks."""
-    ceiling: float
+    ceiling: PositiveAmount
     """The most this strategy can gain over one device, as a factor."""
-    time_to_first_step_s: Annotated[list[float], Field(min_length=1)]
+    time_to_first_step_s: Annotated[list[PositiveAmount], Field(min_length=1)]
     """Of each rank: from the start of its process to the end of its first step."""
-    warmup_step_s: list[float]
+    warmup_step_s: list[Amount]
     """Step times of rank 0 during warm-up, the first step not among them."""
     observed: list[StageObservation]
     """Of every stage in every rank."""
-    placement: list[int]
+    placement: list[Count]
     """Index of the device of each stage; empty where the strategy places none."""
-    stage_cost_s: list[float]
+    stage_cost_s: list[Amount]
     """Seconds of each stage, forward and backward, by which the stages were placed; or empty."""
-    crossings: int | None
+    crossings: Count | None
     """Times an activation was seen to change device in one forward; None without stages."""
     blocks: list[Block]
     """Everything that was timed, in the order it was measured."""
@@ -235,17 +235,24 @@ class Cell(Part):
     memory: list[Memory]
     """One for each rank; empty until the timed pass is over."""
 
+    @model_validator(mode="after")
+    def _blocks_are_of_its_ranks(self) -> Self:
+        for block in self.blocks:
+            if block.rank >= len(self.devices):
+                raise ValueError(f"a block of rank {block.rank}, of {len(self.devices)} rank(s)")
+        return self
+
 
 class DataFacts(Part):
     """What the run trained on."""
 
     name: str
     """Name of the data set: of its folder and split, or of what makes it."""
-    train_samples: int | None
+    train_samples: Count | None
     """Samples in the training set; None where it does not say."""
-    samples_per_epoch: int | None
+    samples_per_epoch: Count | None
     """Samples that one epoch draws; more than there are where a class is drawn repeatedly."""
-    class_counts: list[int]
+    class_counts: list[Count]
     """Of the samples of one epoch, by class; empty where the data set has no labels to count."""
     skipped: list[str]
     """Files that could not be read and were left out."""
@@ -291,7 +298,7 @@ class Record(Part):
     """Hardware, versions and settings."""
     data: DataFacts
     """The data set."""
-    parameters: int | None
+    parameters: Count | None
     """Scalars in all parameters of the model; None where an own loop does not tell."""
     new_parameters: list[str] = Field(default_factory=list)
     """Names of parameters that kept their initial values because the file of --weights lacks them;

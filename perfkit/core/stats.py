@@ -33,7 +33,8 @@ class Verdict(NamedTuple):
     """How many times as long the other takes: above 1 is faster. Its interval is that of this
     comparison by itself; the word takes all that were made together into account."""
     more_rounds: int | None
-    """About how many more rounds would decide; None where it is decided or nothing tells."""
+    """About how many more rounds would decide, corrected as the word; None where it is decided or
+    nothing tells."""
 
 
 class Drift(NamedTuple):
@@ -129,11 +130,13 @@ def verdicts(comparisons: Sequence[tuple[Sequence[float], Sequence[float]]]) -> 
     its rounds speak for most, keeps the chance of any wrong claim among all at 5 %.
     """
     words = _words([_claims(_paired(_log_ratios(*both)), len(both[0])) for both in comparisons])
+    # The clearest of those that are left has to pass at this level.
+    confidence = 1 - (1 - CONFIDENCE) / max(words.count("undecided"), 1)
     found = []
     for (other, ours), word in zip(comparisons, words, strict=True):
         missing = None
         if word == "undecided" and len(ours) > 1:
-            missing = max(rounds_needed(other, ours, EQUAL_BOUND) - len(ours), 1)
+            missing = max(rounds_needed(other, ours, EQUAL_BOUND, confidence) - len(ours), 1)
         found.append(Verdict(word, ratio_interval(other, ours), missing))
     return found
 
@@ -256,18 +259,23 @@ def drift(costs: Sequence[float]) -> Drift:
     return Drift(math.exp(slope * (len(logs) - 1)), 1.0 if math.isnan(p_value) else p_value)
 
 
-def rounds_needed(numerator: Sequence[float], denominator: Sequence[float], bound: float) -> int:
+def rounds_needed(
+    numerator: Sequence[float],
+    denominator: Sequence[float],
+    bound: float,
+    confidence: float = CONFIDENCE,
+) -> int:
     """Return about how many rounds in all would decide between faster, slower and equal.
 
-    The rounds after which the paired t interval of `ratio_interval` is as narrow as the distance
-    of the estimate from 1, or as ``bound`` where it is nearer, if estimate and spread stay as they
+    The rounds after which the paired t interval of ``confidence`` is as narrow as the distance of
+    the estimate from 1, or as ``bound`` where it is nearer, if estimate and spread stay as they
     are: the least n with t(n - 1) s / sqrt(n) <= distance. Needs two rounds.
     """
     from scipy import stats
 
     logs = _log_ratios(numerator, denominator)
     distance = max(abs(fmean(logs)), math.log1p(bound))
-    level = (1 + CONFIDENCE) / 2
+    level = (1 + confidence) / 2
     # Student's t is wider than the normal: its n is the same or larger by a few.
     count = max(math.ceil((NormalDist().inv_cdf(level) * stdev(logs) / distance) ** 2), 2)
     while stats.t.ppf(level, count - 1) * stdev(logs) / math.sqrt(count) > distance:

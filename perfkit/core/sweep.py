@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from perfkit.core.config import ProfileConfig, RunConfig, TrainConfig
 from perfkit.core.errors import PerfkitError, first_problem
 from perfkit.core.files import read_toml_file
-from perfkit.core.training_result import Part
+from perfkit.core.part import Part, PositiveCount
 from perfkit.core.versioned import read_versioned, write_versioned
 
 SWEEP_NAME = "sweep.json"
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
+SCHEMA_MAJOR, SCHEMA_MINOR = 2, 0
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
 
 Command = Literal["profile", "train"]
@@ -32,6 +32,8 @@ CONFIGS: dict[Command, type[ProfileConfig] | type[TrainConfig]] = {
 # The sweep names and places its runs by itself, and measures its cells beside each other.
 NOT_IN_SWEEPS = ("name", "runs", "baseline", "resume")
 
+MOST_ROUNDS = 1000
+Rounds = Annotated[int, Field(ge=2, le=MOST_ROUNDS)]
 Option = bool | int | float | str
 Options = dict[str, Option]
 
@@ -42,7 +44,7 @@ class SweepFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     command: Command = "profile"
-    rounds: Annotated[int, Field(ge=2, le=1000)] = 6
+    rounds: Rounds = 6
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     base: Options = {}
     matrix: dict[str, Annotated[list[Option], Field(min_length=1)]] = {}
@@ -98,8 +100,11 @@ class Sweep(Part):
     """Start of the sweep: ISO 8601, UTC."""
     command: Command
     """What each process runs: perfkit profile or perfkit train."""
-    rounds: Annotated[int, Field(ge=2, le=1000)]
+    rounds: Rounds
     """Processes of each cell; in every round each cell has one."""
+    rounds_before: list[PositiveCount] = Field(default_factory=list)
+    """What ``rounds`` was before more were added, the first plan first: the result may have been
+    looked at each time."""
     seed: int
     """Of the order of cells within the rounds."""
     hardware: str
@@ -112,6 +117,20 @@ class Sweep(Part):
         indices = [i for i, cell in enumerate(self.cells) if cell.skipped is None]
         random.Random(f"{self.seed}/{round_index}").shuffle(indices)
         return indices
+
+    def with_rounds(self, rounds: int) -> Sweep:
+        """Return the sweep with more rounds; those that there were keep their order.
+
+        Raises ValueError where that would be fewer, or more than a sweep may have.
+        """
+        if rounds == self.rounds:
+            return self
+        if not self.rounds < rounds <= MOST_ROUNDS:
+            raise ValueError(
+                f"the sweep has {self.rounds}, and may be given more, up to {MOST_ROUNDS}"
+            )
+        before = [*self.rounds_before, self.rounds]
+        return self.model_copy(update={"rounds": rounds, "rounds_before": before})
 
     def config(self, index: int) -> RunConfig:
         """Return the configuration of a cell as the user left it, with no name and no folder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfkit.core.training_result import Part
+from perfkit.core.part import Amount, Count, Part
 
 
 class TraceFile(Part):
@@ -10,24 +10,24 @@ class TraceFile(Part):
 
     path: str
     """Relative to the run folder."""
-    rank: int | None
+    rank: Count | None
     """None for the merged trace of all ranks."""
-    size_bytes: int
+    size_bytes: Count
     """Size on disk, gzipped."""
-    events: int
+    events: Count
     """Events in the file, metadata not counted."""
-    steps: int
+    steps: Count
     """ProfilerStep ranges of each rank in the file."""
-    ranges: dict[str, int]
+    ranges: dict[str, Count]
     """How often each annotated range occurs, over all ranks in the file."""
-    gpu_kernels: int
+    gpu_kernels: Count
     """Kernels of all ranks in the file; 0 on a CPU."""
 
 
 class Traces(Part):
     """The traced pass. Its times explain; they are never the result."""
 
-    step_s: list[float]
+    step_s: list[Amount]
     """Host seconds of rank 0's steps under the profiler."""
     files: list[TraceFile]
     """One for each rank, and the merged one."""

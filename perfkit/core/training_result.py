@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import model_validator
 
-
-class Part(BaseModel):
-    """What every part of a Record is: unchangeable, strict, described field by field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from perfkit.core.part import Amount, Count, Part, PositiveAmount, PositiveCount
 
 
 class Evaluation(Part):
@@ -18,31 +14,31 @@ class Evaluation(Part):
 
     split: str
     """"val" or "test"."""
-    samples: int
+    samples: Count
     """Samples evaluated."""
     loss: float
     """Weighted mean of the losses of all samples."""
     metrics: dict[str, float]
     """accuracy, auc, precision, recall, f1, or what the workload computes; what is not defined
     (AUC of one class) is missing."""
-    confusion: list[list[int]]
+    confusion: list[list[Count]]
     """Samples by true class (row) and predicted class; empty where it is no classification."""
 
 
 class Epoch(Part):
     """One epoch of a training."""
 
-    epoch: PositiveInt
+    epoch: PositiveCount
     """From 1."""
     train_loss: float
     """Mean loss of the global batches."""
     learning_rate: float
     """At the start of the epoch, of the first parameter group."""
-    train_s: PositiveFloat
+    train_s: PositiveAmount
     """Seconds of the training steps."""
-    evaluate_s: float
+    evaluate_s: Amount
     """Seconds of the validation."""
-    skipped_steps: int
+    skipped_steps: Count
     """Steps that the gradient scaler of fp16 skipped; the schedule does not count them."""
     loss_scale: float | None
     """Of the gradient scaler of fp16 at the end of the epoch."""
@@ -55,13 +51,19 @@ class TrainingResult(Part):
 
     epochs: list[Epoch]
     """In order."""
-    resumed_after: list[int]
+    resumed_after: list[Count]
     """Epochs after which the training was stopped and gone on with in new processes."""
     monitor: str
     """What tells the best epoch, on the validation set."""
-    best_epoch: PositiveInt
+    best_epoch: PositiveCount
     """The earliest of the best."""
     end: Literal["all epochs", "early stopping", "interrupted"]
     """Why it ended; interrupted as long as it has not."""
     test: Evaluation | None
     """The best epoch's model on the test set."""
+
+    @model_validator(mode="after")
+    def _best_is_one_of_them(self) -> Self:
+        if all(epoch.epoch != self.best_epoch for epoch in self.epochs):
+            raise ValueError(f"the best epoch, {self.best_epoch}, is none of those there are")
+        return self

@@ -11,11 +11,18 @@ from perfkit.core.record import RECORD_NAME, Record, read_record
 from perfkit.core.sweep import Sweep
 from perfkit.engine.folder import is_complete
 
+PROCESSES = "processes"
+"""The folder of all run folders of a sweep, and of the data sets that they store and share."""
 
-def record_folder(folder: Path, sweep: Sweep, round_index: int, index: int) -> Path:
+
+def record_folder(folder: Path, round_index: int, index: int) -> Path:
     """Return the run folder of a cell in a round."""
-    width = len(str(sweep.rounds))
-    return folder / f"round{round_index + 1:0{width}}" / f"cell{index + 1}"
+    return folder / PROCESSES / f"round{round_index + 1}-cell{index + 1}"
+
+
+def trial_folder(folder: Path, index: int) -> Path:
+    """Return the run folder of a cell's trial."""
+    return folder / PROCESSES / f"trial-cell{index + 1}"
 
 
 def turns(sweep: Sweep) -> Iterator[tuple[int, int]]:
@@ -27,7 +34,7 @@ def turns(sweep: Sweep) -> Iterator[tuple[int, int]]:
 
 def missing(sweep: Sweep, folder: Path) -> list[tuple[int, int]]:
     """Return the (round, cell) whose Record is not there or not complete."""
-    return [turn for turn in turns(sweep) if not is_complete(record_folder(folder, sweep, *turn))]
+    return [turn for turn in turns(sweep) if not is_complete(record_folder(folder, *turn))]
 
 
 def read_records(sweep: Sweep, folder: Path) -> dict[int, dict[int, Record]]:
@@ -37,7 +44,7 @@ def read_records(sweep: Sweep, folder: Path) -> dict[int, dict[int, Record]]:
     """
     found: dict[int, dict[int, Record]] = {}
     for round_index, index in turns(sweep):
-        run = record_folder(folder, sweep, round_index, index)
+        run = record_folder(folder, round_index, index)
         if not is_complete(run):
             continue
         again = f"delete {run}, then: perfkit sweep --resume {folder}"

@@ -18,10 +18,9 @@ from perfkit.core.config import ProfileConfig, RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Record, read_record
 from perfkit.core.sweep import Sweep, write_sweep
-from perfkit.engine.sweep_folder import missing, record_folder
+from perfkit.engine.sweep_folder import missing, record_folder, trial_folder
 from perfkit.launch.child import PARENT_VARIABLE
 
-TRIAL = "trial"
 TRIAL_STEPS = 2
 LEAVE_WITHIN_S = 25.0  # a run that is interrupted saves what it has measured
 LEAST_FREE_BYTES = 4 << 20
@@ -69,7 +68,7 @@ def run_sweep(
         cell = sweep.cells[index]
         what = f"round {round_index + 1} of {sweep.rounds}: {cell.label}"
         listener.start(what, sum(seconds[:done]), sum(seconds[done:]))
-        problem = _run(sweep, sweep.config(index), record_folder(folder, sweep, round_index, index))
+        problem = _run(sweep, sweep.config(index), record_folder(folder, round_index, index))
         if problem is not None:
             listener.say(f"{what} failed: {problem.words}")
             if shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
@@ -95,11 +94,11 @@ def _tried(
     cell = sweep.cells[index]
     if cell.skipped is not None or cell.planned_s is not None:
         return sweep
-    listener.start(f"trial of {cell.label}", 0.0, 0.0)
+    listener.start(f"trial {index + 1} of {len(sweep.cells)}: {cell.label}", 0.0, 0.0)
     config = sweep.config(index)
     shared = config.model_dump(include=set(RunConfig.model_fields) & config.model_fields_set)
     trial = ProfileConfig(**shared, steps=TRIAL_STEPS, rounds=2, trace_steps=0, baseline=("none",))
-    run = folder / TRIAL / f"cell{index + 1}"
+    run = trial_folder(folder, index)
     started = time.monotonic()
     problem = _run(sweep.model_copy(update={"command": "profile"}), trial, run)
     took_s = time.monotonic() - started
@@ -130,7 +129,7 @@ def _run(sweep: Sweep, config: RunConfig, run: Path) -> Failure | None:
         *(sys.executable, "-m", f"perfkit.{sweep.command}"),
         *cli.as_flags({**options, "name": run.name}),
     ]
-    log = run.parent.parent / "logs" / f"{run.parent.name}-{run.name}.txt"
+    log = run.parent.parent / "logs" / f"{run.name}.txt"
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -13,7 +13,7 @@ import torch
 
 from perfkit.core.config import Precision, RunConfig, StrategyName
 from perfkit.core.errors import PerfkitError
-from perfkit.core.training_result import Part
+from perfkit.core.part import Part
 from perfkit.core.version import __version__
 from perfkit.measure.host_load import PRESSURE
 from perfkit.measure.machine import (

@@ -58,16 +58,21 @@ class HostLoadMeter:
         """Return the load since the meter was made; ``own_cpu_s`` is the measured ranks' share."""
         now, before = self._read(), self._before
         wall = max(now.wall_s - before.wall_s, 1e-9)
-        foreign = max(now.busy_s - before.busy_s - own_cpu_s, 0.0)
+        foreign = now.busy_s - before.busy_s - own_cpu_s
         pressure = None
         if now.pressure_s is not None and before.pressure_s is not None:
-            pressure = min((now.pressure_s - before.pressure_s) / wall, 1.0)
+            pressure = _share((now.pressure_s - before.pressure_s) / wall)
         return HostLoad(
             round=round_index,
-            foreign_cpu_share=min(foreign / (wall * cpus), 1.0),
+            foreign_cpu_share=_share(foreign / (wall * cpus)),
             pressure_share=pressure,
-            steal_share=min((now.steal_s - before.steal_s) / (wall * cpus), 1.0),
+            steal_share=_share((now.steal_s - before.steal_s) / (wall * cpus)),
         )
+
+
+def _share(part: float) -> float:
+    """Return a share within 0..1: counters are read one after the other, and may step back."""
+    return min(max(part, 0.0), 1.0)
 
 
 def _pressure_s() -> float | None:

@@ -34,6 +34,7 @@ COSTS_OF: dict[Goal, str] = {
     "throughput per device": "the device time",
     "memory": "the memory",
 }
+TOLD_ELSEWHERE = ("workload", "data", "image_size")
 MOST_NAMED = 3  # cells that share a notice are named up to this number
 
 
@@ -158,6 +159,11 @@ def notices(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
         for row in rows
         for number in row.slow_rounds
     ]
+    if sweep.rounds_before:
+        found.append(
+            f"rounds were added to {_listed(sweep.rounds_before)}: whoever adds them until a "
+            "result appears finds one more often by chance than the intervals say"
+        )
     found += [
         f"{row.label}: has no ratio to {rows[0].label}: {row.no_ratio}"
         for row in rows
@@ -184,6 +190,10 @@ def notices(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
     return found + [f"{_named(labels)}: {taint}" for taint, labels in taints.items()]
 
 
+def _listed(counts: Sequence[int]) -> str:
+    return ", then to ".join(map(str, counts))
+
+
 def _named(labels: Sequence[str]) -> str:
     more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
     return ", ".join(labels[:MOST_NAMED]) + more
@@ -195,8 +205,10 @@ def _conditions(sweep: Sweep, rows: Sequence[Row], missing: int) -> list[Line]:
     processes = sum(len(row.records) for row in rows)
     px = f", {config.image_size} x {config.image_size} px" if config.image_size else ""
     short = f"; {missing} of them missing" if missing else ""
+    base = _base(sweep)
     return [
         ("workload", f"{config.workload} on {record.data.name}{px}"),
+        *([("base", base)] if base else []),
         ("machine", f"{sweep.hardware}; torch {record.environment.versions.get('torch', '?')}"),
         (
             "measured",
@@ -205,6 +217,14 @@ def _conditions(sweep: Sweep, rows: Sequence[Row], missing: int) -> list[Line]:
         ),
         ("scaling", f"{record.scaling}: the {_fixed(record.scaling)} batch is fixed"),
     ]
+
+
+def _base(sweep: Sweep) -> str:
+    """Return the options that cells have where their names say nothing else."""
+    named = sweep.cells[0].label.split()
+    options = sweep.cells[0].options.items()
+    told = (f"{option}={value}" for option, value in options if option not in TOLD_ELSEWHERE)
+    return " ".join(word for word in told if word not in named)
 
 
 def _fixed(scaling: str) -> str:

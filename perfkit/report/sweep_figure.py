@@ -24,7 +24,7 @@ COLOURS: dict[Word, str] = {
     "undecided": "#999999",
 }
 MARGIN = 1.4  # of the axis of gains beyond the least and the largest
-WIDE, NARROW = 12, 3  # spans of that axis with ticks at powers of 2, of its root, of 1.1
+FINE = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2)  # ticks where they hold all gains
 
 
 def draw_sweep(sweep: Sweep, rows: Sequence[Row], path: Path) -> None:
@@ -64,10 +64,11 @@ def _gains(axes: Axes, rows: Sequence[Row]) -> None:
         axes.scatter([gain.estimate], [place], s=36, color=COLOURS[word], zorder=4, label=word)
     estimates = [1.0, *(row.verdict.gain.estimate for row in rows if row.verdict is not None)]
     low, high = min(estimates) / MARGIN, max(estimates) * MARGIN
-    step = 2.0 if high / low > WIDE else 2**0.5 if high / low > NARROW else 1.1
-    powers = range(math.ceil(math.log(low, step)), math.floor(math.log(high, step)) + 1)
+    powers = [2.0**n for n in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)]
+    fine = FINE[0] <= min(estimates) and max(estimates) <= FINE[-1]
+    ticks = [tick for tick in (FINE if fine else powers) if low <= tick <= high]
     axes.set_xscale("log")
     axes.set_xlim(low, high)  # an interval that tells nothing runs out of the axes
-    axes.set_xticks([step**n for n in powers], [f"{step**n:.3g}x" for n in powers])
+    axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(f"samples/s over those of {rows[0].label}, within rounds, 95 %")

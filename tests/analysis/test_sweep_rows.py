@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sweep_records import a_sweep, one_process
 
-from perfkit.analysis.recommendation import recommend
+from perfkit.analysis.recommendation import recommend, rounds_to_add
 from perfkit.analysis.sweep import Row, more_seconds, rows, sweep_drift
 from perfkit.core.config import ProfileConfig, TrainConfig
 from perfkit.core.record import Memory, Record
@@ -118,15 +118,18 @@ def test_the_cheapest_is_recommended_where_it_beats_the_next() -> None:
     assert time.verdict.gain.estimate == pytest.approx(0.1 / 0.075)
     assert (device.best, device.runner_up) == (["workers=2"], "strategy=ddp gpus=2")
     assert (memory.best, memory.runner_up) == (["base"], "strategy=ddp gpus=2")
+    assert rounds_to_add(found_rows) is None
 
 
 def test_inside_the_noise_nothing_is_recommended() -> None:
-    time, *_ = recommend(
-        found(({}, costs(0.2, 10), {}), (WORKERS, costs(0.199, 10, 1), {}), (DDP, costs(2.0), {}))
+    noisy = found(
+        ({}, costs(0.2, 10), {}), (WORKERS, costs(0.199, 10, 1), {}), (DDP, costs(2.0), {})
     )
+    time, *_ = recommend(noisy)
     assert set(time.best) == {"base", "workers=2"}
     assert time.verdict is not None
     assert time.verdict.word == "undecided"
+    assert rounds_to_add(noisy) == time.verdict.more_rounds
     assert time.verdict.more_rounds is not None
 
 

@@ -258,6 +258,16 @@ def test_the_rounds_needed_are_those_after_which_the_interval_leaves_1() -> None
     assert 0.4 < np.mean(decided) < 0.6  # the estimate itself varies, so half of them decide
 
 
+def test_among_many_undecided_ones_more_rounds_are_needed_than_for_one_alone() -> None:
+    noise = np.array([-1.0, 0.5, 1.0, -0.5, 0.25, -0.25])
+    unclear = (list(np.exp(0.05 + 0.2 * noise)), [1.0] * 6)
+    alone, among = verdicts([unclear])[0].more_rounds, verdicts([unclear] * 10)[0].more_rounds
+    corrected = rounds_needed(*unclear, 0.02, confidence=1 - 0.05 / 10)
+    assert alone == rounds_needed(*unclear, 0.02) - 6
+    assert among == corrected - 6
+    assert among > 1.5 * (alone or 0)
+
+
 def test_a_ratio_nearer_to_1_than_the_bound_needs_the_rounds_of_the_bound() -> None:
     close = [1.001, 0.999, 1.003, 0.997]
     assert rounds_needed(close, [1.0] * 4, 0.02) == 3  # t(2) = 4.3 of 0.25 % over sqrt(3)

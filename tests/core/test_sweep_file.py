@@ -119,8 +119,8 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": "0.9"}, "has schema version 0.9, this perfkit reads 1.x"),
-        ({"schema_version": "2.0"}, "has schema version 2.0, this perfkit reads 1.x"),
+        ({"schema_version": "1.0"}, "has schema version 1.0, this perfkit reads 2.x"),
+        ({"schema_version": "3.0"}, "has schema version 3.0, this perfkit reads 2.x"),
         ({"schema_version": None}, "is not a perfkit sweep"),
         ({"rounds": "many"}, "is not a valid sweep (rounds: "),
         ({"rounds": 0}, "is not a valid sweep (rounds: "),
@@ -147,6 +147,6 @@ def test_a_plan_of_another_schema_or_a_damaged_one_is_refused(
 def test_a_folder_without_a_plan_and_half_a_plan_are_named(tmp_path: Path) -> None:
     with pytest.raises(PerfkitError, match="name the folder of a sweep"):
         read_sweep(tmp_path)
-    (tmp_path / "sweep.json").write_text('{"schema_version": "1.0", ')
+    (tmp_path / "sweep.json").write_text('{"schema_version": "2.0", ')
     with pytest.raises(PerfkitError, match="is not a whole JSON file"):
         read_sweep(tmp_path)

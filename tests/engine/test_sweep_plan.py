@@ -57,7 +57,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "sweeps").glob("*.toml"))
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_sweeps_that_are_shipped_can_be_planned(path: Path) -> None:
     file = read_sweep_file(path)
-    on_cpu = file.model_copy(update={"base": {**file.base, "device": "cpu", "threads": 1}})
+    on_cpu = file.model_copy(update={"base": {"threads": 1, **file.base, "device": "cpu"}})
     assert plan(on_cpu, "s", path.name).cells[0].skipped is None
 
 

@@ -15,7 +15,14 @@ from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Record, write_record
 from perfkit.core.sweep import Sweep, read_sweep
 from perfkit.engine import sweep_run
-from perfkit.engine.sweep_folder import missing, read_records, record_folder
+from perfkit.engine.sweep_folder import (
+    PROCESSES,
+    missing,
+    read_records,
+    record_folder,
+    trial_folder,
+    turns,
+)
 
 WORKERS, DDP = {"workers": 2}, {"strategy": "ddp", "gpus": 2}
 
@@ -47,11 +54,11 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     def run(sweep: Sweep, config: RunConfig, folder: Path) -> sweep_run.Failure | None:
         shutil.rmtree(folder, ignore_errors=True)
-        where = f"{folder.parent.name}/{folder.name}"
-        if where in failing:
-            return sweep_run.Failure(failing[where], is_refusal=failing[where].startswith("--"))
+        words = failing.get(folder.name)
+        if words is not None:
+            return sweep_run.Failure(words, is_refusal=words.startswith("--"))
         folder.mkdir(parents=True)
-        index = int(folder.name.removeprefix("cell")) - 1
+        index = int(folder.name.rpartition("cell")[2]) - 1
         write_record(one_process(sweep, index, 0.2), folder)
         return None
 
@@ -87,11 +94,17 @@ def test_every_cell_runs_once_in_every_round_and_the_time_left_shrinks(
     }
 
 
+def test_all_processes_find_the_data_sets_that_one_of_them_stored(tmp_path: Path) -> None:
+    """They are stored beside the run folders, as those of ``perfkit profile`` are."""
+    of_rounds = {record_folder(tmp_path, *turn).parent for turn in turns(a_sweep(WORKERS))}
+    assert of_rounds | {trial_folder(tmp_path, 0).parent} == {tmp_path / PROCESSES}
+
+
 def test_a_trial_tells_how_long_a_cell_takes_and_is_kept_in_the_plan(
     tmp_path: Path, fails: dict[str, str]
 ) -> None:
     sweep, told = go(untried(a_sweep(WORKERS, rounds=2)), tmp_path / "s")
-    assert told.started[:2] == ["trial of base", "trial of workers=2"]
+    assert told.started[:2] == ["trial 1 of 2: base", "trial 2 of 2: workers=2"]
     assert all(5.0 < (cell.planned_s or 0.0) < 6.0 for cell in sweep.cells)
     assert read_sweep(tmp_path / "s") == sweep
     assert told.left_s == pytest.approx(sum(2 * (cell.planned_s or 0) for cell in sweep.cells))
@@ -100,7 +113,7 @@ def test_a_trial_tells_how_long_a_cell_takes_and_is_kept_in_the_plan(
 def test_a_cell_whose_trial_fails_is_skipped_in_its_own_words(
     tmp_path: Path, fails: dict[str, str]
 ) -> None:
-    fails["trial/cell2"] = "--workers 2: no room for workers"
+    fails["trial-cell2"] = "--workers 2: no room for workers"
     sweep, told = go(untried(a_sweep(WORKERS, DDP, rounds=2)), tmp_path / "s")
     assert sweep.cells[1].skipped == "--workers 2: no room for workers"
     assert told.said == ["workers=2 is skipped: --workers 2: no room for workers"]
@@ -111,7 +124,7 @@ def test_a_cell_whose_trial_fails_is_skipped_in_its_own_words(
 def test_a_trial_that_was_killed_says_nothing_of_its_cell(
     tmp_path: Path, fails: dict[str, str]
 ) -> None:
-    fails["trial/cell2"] = "rank 0 was killed by signal 9 (SIGKILL)"
+    fails["trial-cell2"] = "rank 0 was killed by signal 9 (SIGKILL)"
     sweep, told = go(untried(a_sweep(WORKERS, rounds=2)), tmp_path / "s")
     assert told.said == ["trial of workers=2 failed: rank 0 was killed by signal 9 (SIGKILL)"]
     assert (sweep.cells[1].skipped, sweep.cells[1].planned_s) == (None, None)
@@ -121,11 +134,11 @@ def test_a_trial_that_was_killed_says_nothing_of_its_cell(
 def test_a_process_that_fails_leaves_the_others_and_is_run_again_on_resume(
     tmp_path: Path, fails: dict[str, str]
 ) -> None:
-    fails["round2/cell1"] = "rank 0 was killed by signal 9 (SIGKILL)"
+    fails["round2-cell1"] = "rank 0 was killed by signal 9 (SIGKILL)"
     sweep, told = go(a_sweep(WORKERS, rounds=3), tmp_path / "s")
     assert told.said == ["round 2 of 3: base failed: rank 0 was killed by signal 9 (SIGKILL)"]
     assert missing(sweep, tmp_path / "s") == [(1, 0)]
-    kept = record_folder(tmp_path / "s", sweep, 0, 0) / "record.json"
+    kept = record_folder(tmp_path / "s", 0, 0) / "record.json"
     before = kept.stat().st_mtime_ns
     fails.clear()
     sweep, again = go(sweep, tmp_path / "s")
@@ -136,7 +149,7 @@ def test_a_process_that_fails_leaves_the_others_and_is_run_again_on_resume(
 
 def test_half_a_record_is_run_again(tmp_path: Path, fails: dict[str, str]) -> None:
     sweep, _ = go(a_sweep(WORKERS, rounds=2), tmp_path / "s")
-    run = record_folder(tmp_path / "s", sweep, 1, 1)
+    run = record_folder(tmp_path / "s", 1, 1)
     half = one_process(sweep, 1, 0.2).model_copy(update={"status": "incomplete"})
     write_record(half, run)
     assert missing(sweep, tmp_path / "s") == [(1, 1)]
@@ -148,7 +161,7 @@ def test_where_the_disk_is_full_the_sweep_ends_and_says_what_is_missing(
     tmp_path: Path, fails: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = a_sweep(WORKERS, rounds=2).order(0)
-    fails[f"round1/cell{order[1] + 1}"] = "[Errno 28] No space left on device"
+    fails[f"round1-cell{order[1] + 1}"] = "[Errno 28] No space left on device"
     full = shutil.disk_usage(tmp_path)._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(PerfkitError) as caught:
@@ -185,7 +198,7 @@ def test_a_record_that_was_edited_by_hand_is_named(
 ) -> None:
     sweep = a_sweep(WORKERS, rounds=2)
     folder = written(sweep, tmp_path / "s", [[0.2, 0.2], [0.2, 0.2]])
-    run = record_folder(folder, sweep, 1, 1) / "record.json"
+    run = record_folder(folder, 1, 1) / "record.json"
     run.write_bytes(edited(one_process(sweep, 1, 0.2), **changes))
     with pytest.raises(PerfkitError) as caught:
         read_records(sweep, folder)

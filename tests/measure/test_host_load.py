@@ -40,6 +40,12 @@ def test_no_share_exceeds_the_whole() -> None:
     assert load.foreign_cpu_share == load.steal_share == load.pressure_share == 1.0
 
 
+def test_counters_that_step_back_are_no_negative_load() -> None:
+    after = CpuCounters(wall_s=101.0, busy_s=990.0, steal_s=49.0, pressure_s=6.0)
+    load = meter(START, after).stop(0, own_cpu_s=0.0, cpus=2)
+    assert load.foreign_cpu_share == load.steal_share == load.pressure_share == 0.0
+
+
 @pytest.mark.parametrize("known_at", ["start", "end", "never"])
 def test_a_kernel_that_does_not_tell_pressure_leaves_it_open(known_at: str) -> None:
     before = START if known_at == "start" else START._replace(pressure_s=None)

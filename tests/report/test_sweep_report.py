@@ -63,6 +63,16 @@ def test_what_is_missing_skipped_and_doubtful_is_told(measured: list[Row]) -> No
     assert "base: round 4 lies far from the others, and is kept" in text
 
 
+def test_what_all_cells_have_is_told_and_so_are_rounds_that_were_added(
+    measured: list[Row],
+) -> None:
+    text = printed(SWEEP.model_copy(update={"rounds_before": [2, 4]}), measured)
+    (base,) = [line for line in text.splitlines() if line.startswith("base  ") and "=" in line]
+    assert base.split() == ["base", "local_batch=4"]
+    assert "rounds were added to 2, then to 4: whoever adds them until" in text
+    assert "rounds were added" not in printed(SWEEP, measured)
+
+
 def test_foreign_load_is_told_once_for_all_cells() -> None:
     busy = {"foreign": 0.4}
     sweep = a_sweep({"workers": 2}, rounds=2)

@@ -52,7 +52,7 @@ def written(sweep: Sweep, folder: Path, costs: Sequence[Sequence[float]]) -> Pat
     write_sweep(sweep, folder)
     for index, rounds in enumerate(costs):
         for number, step_s in enumerate(rounds):
-            run = record_folder(folder, sweep, number, index)
+            run = record_folder(folder, number, index)
             run.mkdir(parents=True)
             at = number * len(costs) + index
             write_record(one_process(sweep, index, step_s, at=at), run)

@@ -154,15 +154,12 @@ def answers(sweep: Sweep, rows: Sequence[Row]) -> list[Line]:
 
 def notices(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
     """Return what makes the numbers doubtful."""
-    found = [
-        f"{row.label}: round {number + 1} lies far from the others, and is kept"
-        for row in rows
-        for number in row.slow_rounds
-    ]
+    found = [f"{row.label}: {_far(row.slow_rounds)}" for row in rows if row.slow_rounds]
     if sweep.rounds_before:
+        before = ", then ".join(f"{rounds}" for rounds in sweep.rounds_before)
         found.append(
-            f"rounds were added to {_listed(sweep.rounds_before)}: whoever adds them until a "
-            "result appears finds one more often by chance than the intervals say"
+            f"rounds were added: first there were {before}; whoever adds them until a result "
+            "appears finds one more often by chance than the intervals say"
         )
     found += [
         f"{row.label}: has no ratio to {rows[0].label}: {row.no_ratio}"
@@ -190,8 +187,11 @@ def notices(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
     return found + [f"{_named(labels)}: {taint}" for taint, labels in taints.items()]
 
 
-def _listed(counts: Sequence[int]) -> str:
-    return ", then to ".join(map(str, counts))
+def _far(rounds: Sequence[int]) -> str:
+    if len(rounds) == 1:
+        return f"round {rounds[0] + 1} lies far from the others, and is kept"
+    *most, last = (f"{number + 1}" for number in rounds)
+    return f"rounds {', '.join(most)} and {last} lie far from the others, and are kept"
 
 
 def _named(labels: Sequence[str]) -> str:

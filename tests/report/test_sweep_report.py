@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,13 @@ def test_what_is_missing_skipped_and_doubtful_is_told(measured: list[Row]) -> No
     records = dict(measured[0].records)
     records[0] = records[0].model_copy(update={"taints": ["the sky was grey"]})
     base = Row("base", records, None, [3])
-    text = printed(SWEEP.model_copy(update={"cells": cells}), [base, measured[1]], missing=2)
+    faster = replace(measured[1], slow_rounds=[0, 2, 5])
+    text = printed(SWEEP.model_copy(update={"cells": cells}), [base, faster], missing=2)
     assert "2 of them missing" in text
     assert "precision=bf16: slow" in text
     assert "base: the sky was grey" in text
     assert "base: round 4 lies far from the others, and is kept" in text
+    assert "workers=2: rounds 1, 3 and 6 lie far from the others, and are kept" in text
 
 
 def test_what_all_cells_have_is_told_and_so_are_rounds_that_were_added(
@@ -69,7 +72,7 @@ def test_what_all_cells_have_is_told_and_so_are_rounds_that_were_added(
     text = printed(SWEEP.model_copy(update={"rounds_before": [2, 4]}), measured)
     (base,) = [line for line in text.splitlines() if line.startswith("base  ") and "=" in line]
     assert base.split() == ["base", "local_batch=4"]
-    assert "rounds were added to 2, then to 4: whoever adds them until" in text
+    assert "rounds were added: first there were 2, then 4; whoever adds them until" in text
     assert "rounds were added" not in printed(SWEEP, measured)
 
 

@@ -48,7 +48,7 @@ class Case:
     group: str
     measure: Callable[[], Measurement]
     size: Literal["fast", "quick", "full"] = "full"
-    """Fast takes a second or two; without --full, the fast and the quick ones are measured."""
+    """Fast takes a second or two a process; without --full, fast and quick ones are measured."""
     costs: tuple[str, ...] = ("seconds",)
     """What it yields; the first in seconds."""
     needs: str | None = None

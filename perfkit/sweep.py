@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +17,7 @@ from perfkit.core import cli
 from perfkit.core.config import RUN_NAME
 from perfkit.core.errors import PerfkitError
 from perfkit.core.sweep import (
+    MOST_ROUNDS,
     Command,
     Sweep,
     SweepFile,
@@ -25,6 +28,7 @@ from perfkit.core.sweep import (
 )
 from perfkit.report.words import count_of
 
+LOCK_NAME = "lock"
 DESCRIPTION = (
     "Measure configurations beside each other: every cell once in every round, each time in a "
     "fresh process, in random order."
@@ -64,7 +68,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What was asked for is looked at before torch is imported.
     asked = None if flags.resume is not None else _asked(flags)
     sweep, folder = _planned(flags, asked) if asked is not None else _resumed(flags)
+    with _alone_in(folder):
+        if flags.resume is not None:
+            sweep = _with_rounds(read_sweep(folder), flags.rounds, folder)
+        return _go_on(sweep, folder)
 
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other sweeps out of the folder; the kernel lets go where this process ends."""
+    try:
+        lock = (folder / LOCK_NAME).open("w")
+    except OSError as error:
+        raise PerfkitError(f"{folder}: cannot be written ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PerfkitError(
+                f"{folder}: another perfkit sweep is at work there; let it end, or end it first"
+            ) from None
+        yield
+
+
+def _go_on(sweep: Sweep, folder: Path) -> int:
+    """Run what is missing, and print what it comes to."""
     from perfkit.analysis.sweep import more_seconds
     from perfkit.engine.sweep_folder import missing
     from perfkit.engine.sweep_run import run_sweep
@@ -96,8 +124,9 @@ def _show(sweep: Sweep, folder: Path) -> int:
     from perfkit.engine.sweep_folder import missing, read_records
     from perfkit.report.console import make_console, print_lines, print_path
     from perfkit.report.scaling_figure import draw_scaling
-    from perfkit.report.sweep import print_sweep, write_tables
+    from perfkit.report.sweep import MOST_MORE, print_sweep, write_tables
     from perfkit.report.sweep_figure import draw_sweep
+    from perfkit.report.words import duration
 
     found = rows(sweep, read_records(sweep, folder))
     if not found:
@@ -109,7 +138,7 @@ def _show(sweep: Sweep, folder: Path) -> int:
     print_sweep(sweep, found, len(left), console)
     figures = [folder / "figures" / name for name in ("sweep.png", "scaling.png")]
     try:
-        tables = write_tables(found, folder)
+        tables = write_tables(sweep, found, len(left), folder)
         draw_sweep(sweep, found, figures[0])
         draw_scaling(sweep, scaled(found), curves(found), figures[1])
     except OSError as error:
@@ -121,9 +150,10 @@ def _show(sweep: Sweep, folder: Path) -> int:
         if path.exists():
             print_path("figure", path, console)
     more = rounds_to_add(found)
-    if more is not None:
+    if more is not None and more <= MOST_MORE and sweep.rounds + more <= MOST_ROUNDS:
         again = f"perfkit sweep --resume {folder} --rounds {sweep.rounds + more}"
-        print_lines([("more rounds", again)], console)
+        takes_s = more * sum(cell.planned_s or 0.0 for cell in sweep.cells)
+        print_lines([("more rounds", f"{again} (about {duration(takes_s)})")], console)
     if left:
         print(
             f"perfkit: error: {count_of(len(left), 'process')} missing; {folder / 'logs'} has what "
@@ -160,6 +190,8 @@ def _options(flag: str, pairs: Sequence[str]) -> dict[str, str]:
         option, equals, value = pair.partition("=")
         if not (option and equals and value):
             raise PerfkitError(f"{flag} {pair}: has to be option=value, as in workers=2")
+        if option.replace("-", "_") in found:
+            raise PerfkitError(f"{flag} {pair}: {option} is given twice; name it once")
         found[option.replace("-", "_")] = value
     return found
 
@@ -171,7 +203,7 @@ def _planned(flags: SweepFlags, asked: SweepFile) -> tuple[Sweep, Path]:
     now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     name = flags.name or f"{now}-{flags.file.stem if flags.file is not None else 'sweep'}"
     folder = flags.runs / name
-    if folder.exists():
+    if _exists(folder):
         raise PerfkitError(
             f"{folder} exists; give another --name, or go on with it: "
             f"perfkit sweep --resume {folder}"
@@ -181,10 +213,21 @@ def _planned(flags: SweepFlags, asked: SweepFile) -> tuple[Sweep, Path]:
         folder.mkdir(parents=True)
         write_sweep(sweep, folder)
     except OSError as error:
+        with suppress(OSError):
+            folder.rmdir()  # its name can be used again
         raise PerfkitError(
             f"sweep folder {folder} cannot be made ({error.strerror}); choose another --runs"
         ) from None
     return sweep, folder
+
+
+def _exists(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except OSError as error:  # a name that no folder can have
+        raise PerfkitError(
+            f"sweep folder {folder} cannot be made ({error.strerror}); choose another --name"
+        ) from None
 
 
 def _resumed(flags: SweepFlags) -> tuple[Sweep, Path]:
@@ -207,14 +250,18 @@ def _resumed(flags: SweepFlags) -> tuple[Sweep, Path]:
     from perfkit.engine.sweep_folder import read_records
 
     read_records(sweep, folder)  # what does not belong here is told before anything runs
-    return _with_rounds(sweep, flags.rounds, folder), folder
+    return sweep, folder
 
 
 def _with_rounds(sweep: Sweep, rounds: int | None, folder: Path) -> Sweep:
+    """Return the sweep with so many rounds: those that were measured or first planned stay."""
     if rounds is None:
         return sweep
+    from perfkit.engine.sweep_folder import read_records
+
+    measured = [index + 1 for of_cell in read_records(sweep, folder).values() for index in of_cell]
     try:
-        more = sweep.with_rounds(rounds)
+        more = sweep.with_rounds(rounds, measured=max(measured, default=0))
         write_sweep(more, folder)
     except ValueError as error:
         raise PerfkitError(f"--rounds {rounds}: {error}") from None

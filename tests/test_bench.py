@@ -92,12 +92,17 @@ def test_asv_sees_every_cost_of_every_quick_case_with_unit_version_and_time_out(
         if len(costs) == 1:
             one = benchmarks.pop(f"costs.track_{name}".replace("-", "_"))
             assert (one["unit"], one["version"]) == (units[costs[0]], version)
+            told, command = one["code"].split("\n\n")
+            assert told.startswith("Seconds")
+            assert command == f"echo {name} | python bench/measure.py"
             assert one["timeout"] >= 600
         for cost in costs if len(costs) > 1 else ():
             shared = benchmarks[f"costs.Strategies.track_{cost}".replace(" ", "_")]
             assert shared["unit"] == units[cost]
             assert repr(name) in shared["params"][0]
     assert all(name.startswith("costs.Strategies.") for name in benchmarks)
+    exchange = benchmarks["costs.Strategies.track_exposed_communication"]["params"][0]
+    assert "strategy-model-parallel-2" not in " ".join(exchange)
 
 
 def test_a_perfkit_from_elsewhere_or_of_another_commit_is_not_measured(

@@ -12,17 +12,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sweep_records import a_sweep, written
+from records import an_environment
+from sweep_records import a_sweep, one_process, written
 
 from perfkit import sweep
 from perfkit.core import cli
 from perfkit.core.errors import PerfkitError
-from perfkit.core.record import read_record
+from perfkit.core.record import read_record, write_record
 from perfkit.core.sweep import Sweep, read_sweep, write_sweep
+from perfkit.engine.sweep_folder import record_folder
 from perfkit.measure.environment import describe_environment
 
 SUPPORT = str(Path(__file__).parent / "support")
 TINY = ("--base", "workload=tiny:Tiny", "local_batch=4", "steps=4", "warmup=3", "threads=1")
+MANY = ",".join(map(str, range(1, 41)))
 CELLS = ("--cells", "strategy=ddp,gpus=2", "precision=fp16")
 
 
@@ -119,6 +122,13 @@ def test_it_goes_on_where_it_was_and_tells_what_it_comes_to(
             ("--cells", "strategy=model_parallel,gpus=1"),
             "sweep: cell 'strategy=model_parallel gpus=1': ",
         ),
+        (("--cells", "workers=1,workers=2"), "--cells workers=2: workers is given twice; name it"),
+        (("--cells", "seed=1", "--runs", ".", "--name", "日" * 100), "sweep folder 日日日"),
+        (("--cells", "seed=\udcff"), "'seed=\\udcff': is not UTF-8"),
+        (
+            ("--matrix", *(f"{o}={MANY}" for o in ("gpus", "seed"))),
+            "sweep: 1600 cells are too",
+        ),
         (("no.toml",), "no.toml: cannot be read (No such file or directory)"),
         (("--resume", "no"), "no/sweep.json: cannot be read (No such file or directory)"),
         (("--resume", "no", "--seed", "3"), "--resume no: goes on as planned; leave out all"),
@@ -153,20 +163,37 @@ def test_rounds_are_added_to_a_sweep_and_what_there_was_is_remembered(tmp_path: 
     folder = written(planned, tmp_path / "s", [])
 
     def resumed(rounds: int | None) -> Sweep:
-        found, _ = sweep._resumed(sweep.SweepFlags(resume=folder, rounds=rounds))
+        found = sweep._with_rounds(read_sweep(folder), rounds, folder)
         assert read_sweep(folder) == found
         return found
 
     assert resumed(2) == resumed(None) == planned
     assert (resumed(4).rounds, resumed(4).rounds_before) == (4, [2])
     assert resumed(7).rounds_before == [2, 4]
-    assert [resumed(None).order(index) for index in range(2)] == [
-        planned.order(0),
-        planned.order(1),
-    ]
-    for refused in (6, 1001):
-        with pytest.raises(PerfkitError, match=f"--rounds {refused}: the sweep has 7, and may be"):
-            resumed(refused)
+    assert [resumed(7).order(index) for index in (0, 1)] == [planned.order(0), planned.order(1)]
+    run = record_folder(folder, 4, 1)
+    run.mkdir(parents=True)
+    where = {"name": run.name, "environment": an_environment(hardware=here)}
+    write_record(one_process(planned, 1, 0.2).model_copy(update=where), run)
+    with pytest.raises(PerfkitError, match="--rounds 4: the sweep may have 5 to 1000"):
+        resumed(4)
+    assert resumed(5).rounds_before == [2, 4]  # two that nobody measured are taken back
+    with pytest.raises(PerfkitError, match="--rounds 1001: the sweep may have 5 to 1000"):
+        resumed(1001)
+
+
+def test_two_sweeps_at_work_in_one_folder_are_one_too_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = describe_environment("perfkit").hardware
+    folder = written(a_sweep({"workers": 2}, hardware=here), tmp_path / "s", [])
+    with sweep._alone_in(folder):
+        assert cli.run(sweep.main, ["--resume", f"{folder}"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"perfkit: error: {folder}: another perfkit sweep is at work there; let it end, or end it "
+        "first\n"
+    )
 
 
 def test_a_folder_that_exists_is_left_alone(

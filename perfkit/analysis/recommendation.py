@@ -23,9 +23,10 @@ class Recommendation:
     best: list[str]
     """One label where the best is decided; several that cannot be told apart, cheapest first."""
     runner_up: str | None
-    """The next cheapest; None where there is no other."""
+    """The next cheapest, of those that cannot be told apart where there are any; None where there
+    is no other."""
     verdict: Verdict | None
-    """Of the cheapest cell against the next."""
+    """Of the cheapest cell against the runner-up."""
 
 
 def recommend(rows: Sequence[Row]) -> list[Recommendation]:
@@ -64,9 +65,10 @@ def _best(goal: Goal, costs: dict[str, dict[int, float]]) -> Recommendation:
     tied = [
         label for label, verdict in zip(others, decided, strict=True) if verdict.word != "faster"
     ]
-    return Recommendation(
-        goal, [best, *tied], others[0] if others else None, decided[0] if decided else None
-    )
+    if not others:
+        return Recommendation(goal, [best], None, None)
+    next_one = (tied or others)[0]
+    return Recommendation(goal, [best, *tied], next_one, decided[others.index(next_one)])
 
 
 def _costs(goal: Goal, row: Row) -> dict[int, float]:

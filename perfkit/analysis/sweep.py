@@ -9,6 +9,7 @@ from statistics import median
 from perfkit.analysis import speed
 from perfkit.analysis.compare import why_no_ratio
 from perfkit.core.config import ProfileConfig, RunConfig, TrainConfig
+from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Cell, Record
 from perfkit.core.stats import Drift, Quartiles, Verdict, drift, outliers, quartiles, verdicts
 from perfkit.core.sweep import Sweep
@@ -60,8 +61,9 @@ class Row:
 
     @property
     def samples_per_s(self) -> Quartiles:
-        """Samples a second over all ranks: quartiles over the processes."""
-        return quartiles([1 / seconds for seconds in self.sample_s.values()])
+        """Samples a second over all ranks: those of the quartiles of the seconds a sample."""
+        first, middle, third = quartiles(list(self.sample_s.values()))
+        return Quartiles(1 / third, 1 / middle, 1 / first)
 
     @property
     def step_s(self) -> Quartiles:
@@ -91,9 +93,12 @@ class Row:
 def rows(sweep: Sweep, records: Mapping[int, Mapping[int, Record]]) -> list[Row]:
     """Return a row for every cell that has been measured, in the order of the sweep.
 
-    Verdicts are corrected for the number of cells.
+    Verdicts are corrected for the number of cells. Raises PerfkitError where the processes of a
+    cell did not do the same work.
     """
     measured = [index for index in range(len(sweep.cells)) if records.get(index)]
+    for index in measured:
+        _check_same_work(sweep.cells[index].label, records[index])
     costs = {
         index: {number: sample_seconds(record) for number, record in records[index].items()}
         for index in measured
@@ -118,6 +123,17 @@ def rows(sweep: Sweep, records: Mapping[int, Mapping[int, Record]]) -> list[Row]
         )
         for index in measured
     ]
+
+
+def _check_same_work(label: str, records: Mapping[int, Record]) -> None:
+    (first, one), *others = sorted(records.items())
+    for number, record in others:
+        reason = why_no_ratio(record, one)
+        if reason is not None:
+            raise PerfkitError(
+                f"{label}: in rounds {first + 1} and {number + 1} the work was not the same "
+                f"({reason}); measure again, in a sweep of its own"
+            )
 
 
 def in_both(

@@ -42,6 +42,15 @@ def read_commit(results: Path, commit: str) -> CommitResults:
     where it is damaged, or where samples were not kept.
     """
     name = f"{commit[:HASH_LENGTH]}-*.json"
+    try:
+        is_folder = results.is_dir()
+    except OSError:  # a name that no folder can have
+        is_folder = False
+    if not is_folder:
+        raise PerfkitError(
+            f"{results}: is no folder; name the one in which asv keeps its results with --results, "
+            "or measure: asv run --record-samples"
+        )
     files = sorted([*results.glob(name), *results.glob(f"*/{name}")])
     if not files:
         raise PerfkitError(

@@ -35,6 +35,9 @@ def parse(
     ``defaults`` win over the model's own. A value that the model refuses is a one-line
     PerfkitError; a flag that does not exist ends the process with code 2 and the nearest names.
     """
+    for argument in sys.argv[1:] if argv is None else argv:
+        if not _is_utf8(argument):
+            raise PerfkitError(f"{argument!a}: is not UTF-8, and no file of perfkit's can hold it")
     # Parsed into a plain dataclass first: pydantic's refusal of a value then reaches this
     # function instead of being printed, over ten lines, by the parser.
     flags = dataclasses.make_dataclass(
@@ -121,6 +124,14 @@ def _flag(
     for extra in (argument, *info.metadata):
         annotation = Annotated[annotation, extra]
     return name, annotation, dataclasses.field(default=default)
+
+
+def _is_utf8(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:  # bytes that were none arrive as lone surrogates
+        return False
+    return True
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:

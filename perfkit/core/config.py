@@ -27,7 +27,7 @@ VARIED = (
 )
 """Options that a run can be measured beside another value of: they leave its layout as it is."""
 RUN_NAME = r"^\w[\w.+-]*$"
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
 Devices = Annotated[int, Field(ge=1, le=65536)]
 Batch = Annotated[int, Field(ge=MIN_LOCAL_BATCH)]
 

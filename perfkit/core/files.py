@@ -35,5 +35,5 @@ def read_toml_file(path: Path, source: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PerfkitError(f"{source}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, numbers without end
         raise PerfkitError(f"{source}: is not TOML ({error})") from None

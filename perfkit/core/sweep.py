@@ -7,17 +7,18 @@ The Records of its processes are beside it; nothing is copied out of them.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from perfkit.core.config import ProfileConfig, RunConfig, TrainConfig
 from perfkit.core.errors import PerfkitError, first_problem
 from perfkit.core.files import read_toml_file
-from perfkit.core.part import Part, PositiveCount
+from perfkit.core.part import Amount, Part, PositiveCount
 from perfkit.core.versioned import read_versioned, write_versioned
 
 SWEEP_NAME = "sweep.json"
@@ -34,7 +35,8 @@ NOT_IN_SWEEPS = ("name", "runs", "baseline", "resume")
 
 MOST_ROUNDS = 1000
 Rounds = Annotated[int, Field(ge=2, le=MOST_ROUNDS)]
-Option = bool | int | float | str
+MOST_CELLS = 1000
+Option = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str  # of a JSON file
 Options = dict[str, Option]
 
 
@@ -62,6 +64,11 @@ class SweepFile(BaseModel):
                     raise ValueError(
                         f"unknown option {option!r}; known are {', '.join(sorted(known))}"
                     )
+        products = math.prod(len(values) for values in self.matrix.values())
+        if products + len(self.cells) > MOST_CELLS:
+            raise ValueError(
+                f"{products + len(self.cells)} cells are too many to take turns ({MOST_CELLS})"
+            )
         if not self.matrix and not self.cells:
             raise ValueError("nothing differs; give a matrix, or cells beside the base")
         return self
@@ -85,7 +92,7 @@ class PlannedCell(Part):
     """All options that were asked for, those of the base included."""
     skipped: str | None = None
     """Why this machine cannot run it; None where it can."""
-    planned_s: float | None = None
+    planned_s: Amount | None = None
     """Seconds that one of its processes was expected to take, from its trial; None before."""
 
 
@@ -118,18 +125,23 @@ class Sweep(Part):
         random.Random(f"{self.seed}/{round_index}").shuffle(indices)
         return indices
 
-    def with_rounds(self, rounds: int) -> Sweep:
+    @model_validator(mode="after")
+    def _rounds_were_added(self) -> Self:
+        counts = [*self.rounds_before, self.rounds]
+        if counts != sorted(set(counts)):
+            raise ValueError(f"rounds: {self.rounds} do not come after {self.rounds_before}")
+        return self
+
+    def with_rounds(self, rounds: int, *, measured: int) -> Sweep:
         """Return the sweep with more rounds; those that there were keep their order.
 
-        Raises ValueError where that would be fewer, or more than a sweep may have.
+        Rounds that were added and not ``measured`` can be taken back. Raises ValueError for fewer
+        than that, or than were planned at first, and for more than a sweep may have.
         """
-        if rounds == self.rounds:
-            return self
-        if not self.rounds < rounds <= MOST_ROUNDS:
-            raise ValueError(
-                f"the sweep has {self.rounds}, and may be given more, up to {MOST_ROUNDS}"
-            )
-        before = [*self.rounds_before, self.rounds]
+        least = max(measured, (*self.rounds_before, self.rounds)[0])
+        if not least <= rounds <= MOST_ROUNDS:
+            raise ValueError(f"the sweep may have {least} to {MOST_ROUNDS}")
+        before = [count for count in (*self.rounds_before, self.rounds) if count < rounds]
         return self.model_copy(update={"rounds": rounds, "rounds_before": before})
 
     def config(self, index: int) -> RunConfig:

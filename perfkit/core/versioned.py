@@ -40,7 +40,7 @@ def read_versioned(
             f"{file}: is not a whole JSON file ({error}); it must be made again"
         ) from None
     told = content.get("schema_version") if isinstance(content, dict) else None
-    found = re.fullmatch(r"([0-9]+)[.]([0-9]+)", told) if isinstance(told, str) else None
+    found = re.fullmatch(r"([0-9]{1,9})[.]([0-9]{1,9})", told) if isinstance(told, str) else None
     if found is None:
         raise PerfkitError(f"{file}: is not a perfkit {what} (it has no schema_version)")
     major, minor = int(found[1]), int(found[2])

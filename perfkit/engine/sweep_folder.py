@@ -8,7 +8,7 @@ from pathlib import Path
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
 from perfkit.core.record import RECORD_NAME, Record, read_record
-from perfkit.core.sweep import Sweep
+from perfkit.core.sweep import NOT_IN_SWEEPS, Sweep
 from perfkit.engine.folder import is_complete
 
 PROCESSES = "processes"
@@ -45,13 +45,15 @@ def read_records(sweep: Sweep, folder: Path) -> dict[int, dict[int, Record]]:
     found: dict[int, dict[int, Record]] = {}
     for round_index, index in turns(sweep):
         run = record_folder(folder, round_index, index)
-        if not is_complete(run):
-            continue
         again = f"delete {run}, then: perfkit sweep --resume {folder}"
         try:
+            if not is_complete(run):
+                continue
             record = read_record(run)
         except PerfkitError as error:
             raise PerfkitError(f"{error}; {again}") from None
+        if record.name != run.name:
+            raise PerfkitError(f"{run / RECORD_NAME}: is a copy of run {record.name!r}; {again}")
         if not record.cells[0].blocks:
             raise PerfkitError(f"{run / RECORD_NAME}: holds nothing that was timed; {again}")
         if record.environment.hardware != sweep.hardware:
@@ -59,7 +61,7 @@ def read_records(sweep: Sweep, folder: Path) -> dict[int, dict[int, Record]]:
                 f"{run / RECORD_NAME}: was measured on {record.environment.hardware}, the sweep on "
                 f"{sweep.hardware}; measure both in sweeps of their own"
             )
-        changed = _first_difference(sweep.config(index), record.config)
+        changed = _first_difference(sweep.config(index), record)
         if changed is not None:
             raise PerfkitError(
                 f"{run / RECORD_NAME}: is no run of cell {sweep.cells[index].label!r} ({changed}); "
@@ -69,12 +71,17 @@ def read_records(sweep: Sweep, folder: Path) -> dict[int, dict[int, Record]]:
     return found
 
 
-def _first_difference(asked: RunConfig, ran: object) -> str | None:
-    """Return in which option that was asked for a run is another; what was open may be anything."""
+def _first_difference(asked: RunConfig, record: Record) -> str | None:
+    """Return in which option a run is another than was asked for; what is open may be anything."""
+    ran, measured = record.config, record.cells[0]
     if type(ran) is not type(asked):
         return "it is of another command"
-    for option in sorted(asked.model_fields_set):
-        wanted, got = getattr(asked, option), getattr(ran, option, None)
+    for option in sorted(set(type(asked).model_fields) - set(NOT_IN_SWEEPS)):
+        wanted, got = getattr(asked, option), getattr(ran, option)
         if wanted is not None and wanted != got:
             return f"{option} is {got}, asked for was {wanted}"
+    for option in ("strategy", "workers", "precision"):
+        wanted, got = getattr(asked, option), getattr(measured, option)
+        if wanted != got:
+            return f"{option} of what was measured is {got}, asked for was {wanted}"
     return None

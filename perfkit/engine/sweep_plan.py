@@ -27,15 +27,19 @@ def plan(file: SweepFile, name: str, source: str) -> Sweep:
     that no machine could run, two cells that are the same, and a sweep of which nothing is left are
     PerfkitErrors that name ``source``.
     """
+    _refuse_typos(file, source)
     cells: list[PlannedCell] = []
+    configs: list[dict[str, object]] = []
     combinations = file.combinations()
     by_hand = len(combinations) - len(file.cells)
     for index, changed in enumerate(combinations):
         label = label_of(changed)
         options = {**file.base, **changed}
-        twins = [cell.label for cell in cells if cell.options == options]
-        if twins:
-            raise PerfkitError(f"{source}: cells {twins[0]!r} and {label!r} are the same")
+        config = _as_config(file.command, options)
+        if config in configs:
+            twin = cells[configs.index(config)].label
+            raise PerfkitError(f"{source}: cells {twin!r} and {label!r} are the same")
+        configs.append(config)
         try:
             skipped = _why_not_here(file.command, options)
         except _ImpossibleError as error:
@@ -59,6 +63,26 @@ def plan(file: SweepFile, name: str, source: str) -> Sweep:
 def label_of(changed: Options) -> str:
     """Return the name of a cell in tables: what differs from the base."""
     return " ".join(f"{option}={value}" for option, value in changed.items()) or "base"
+
+
+def _refuse_typos(file: SweepFile, source: str) -> None:
+    """Raise PerfkitError for a value of the matrix that its option can have in no combination."""
+    for option, values in file.matrix.items():
+        for value in values:
+            try:
+                config_of(file.command, {option: value})
+            except ValidationError as error:
+                field, _, reason = first_problem(error)
+                if field == option:
+                    raise PerfkitError(f"{source}: {option} = {value!r}: {reason}") from None
+
+
+def _as_config(command: Command, options: Options) -> dict[str, object]:
+    """Return what tells two cells apart: options as they are meant, not as they are written."""
+    try:
+        return config_of(command, options).model_dump()
+    except ValidationError:
+        return dict(options)
 
 
 def _why_not_here(command: Command, options: Options) -> str | None:

@@ -17,7 +17,7 @@ from perfkit.core.errors import PerfkitError
 from perfkit.core.files import replacing
 from perfkit.core.record import Record
 from perfkit.report.console import borderless_table, print_lines
-from perfkit.report.figures import BAR, BAR_HEIGHT, CEILING, OUTLINE, ROUND, tidy
+from perfkit.report.figures import BAR, BAR_HEIGHT, CEILING, OUTLINE, ROUND, literal, tidy
 from perfkit.report.terminal import (
     COSTS,
     PHASE_NAMES,
@@ -31,6 +31,7 @@ from perfkit.report.words import duration, significant
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+OF_THE_RUN = ("name", "runs", "resume", "baseline")  # options that change nothing that is measured
 SUFFIXES = (".png", ".svg", ".pdf")
 
 STEP: dict[str, Any] = {"s": 9, "color": "black", **OUTLINE}
@@ -73,6 +74,8 @@ def print_comparison(records: Sequence[Record], console: Console) -> None:
             for (letter, name), words in zip(titles, preprocessed, strict=True)
         ]
     print_lines(titles, console, key_width=1)
+    differ = [(letter, _differing(record, records[0])) for letter, record in named[1:]]
+    print_lines([line for line in differ if line[1]], console, key_width=1)
     table = borderless_table()
     table.add_column("", style="bold")
     for cost in COSTS:
@@ -92,6 +95,17 @@ def print_comparison(records: Sequence[Record], console: Console) -> None:
     print_lines(refused, console, key_width=1)
     taints = [(letter, taint) for letter, record in named for taint in record.taints]
     print_lines(taints, console, key_width=1, style="yellow")
+
+
+def _differing(record: Record, reference: Record) -> str:
+    """Return in which options a run differs from another; what was left open is filled in."""
+    mine, other = (dict(one.config) for one in (record, reference))
+    told = [
+        f"{option}={mine[option]} (A: {other[option]})"
+        for option in sorted(mine.keys() & other.keys() - set(OF_THE_RUN))
+        if mine[option] != other[option]
+    ]
+    return f"differs from A in {', '.join(told)}" if told else ""
 
 
 def _worth_table(named: Sequence[tuple[str, Record]]) -> Table:
@@ -136,7 +150,7 @@ def draw_comparison(records: Sequence[Record], path: Path) -> None:
     figure = Figure(figsize=(13, 2 + 0.65 * len(records)), layout="constrained")
     workloads = dict.fromkeys(record.config.workload for record in records)
     hardware = dict.fromkeys(record.environment.hardware for record in records)
-    figure.suptitle(f"{', '.join(workloads)} on {' | '.join(hardware)}", fontsize=11)
+    figure.suptitle(literal(f"{', '.join(workloads)} on {' | '.join(hardware)}"), fontsize=11)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.2, 1))
     _throughput(left, records)
     _steps(right, records)
@@ -161,7 +175,8 @@ def _throughput(axes: Axes, records: Sequence[Record]) -> None:
         cell = record.cells[0]
         rate = speed.samples_per_s(cell)
         rounds = [cell.global_batch / seconds for seconds in speed.round_step_s(cell)]
-        serial = [speed.samples_per_s(baseline) for baseline in speed.baselines(record)[:1]]
+        beside = [one for one in speed.baselines(record) if one.role == "baseline"]
+        serial = [speed.samples_per_s(one) for one in beside[:1]]
         ceiling = [one * cell.ceiling for one in serial]
         ends = (row - BAR_HEIGHT / 2, row + BAR_HEIGHT / 2)
         whole, part = SAMPLES[record.kind]

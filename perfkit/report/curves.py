@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from perfkit.core.files import replacing
 from perfkit.core.record import Record
 from perfkit.core.training_result import Evaluation, TrainingResult
+from perfkit.report.figures import literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,8 @@ def draw_curves(record: Record, folder: Path) -> Path:
     panels = 1 + has_metrics + (test is not None)
     figure = Figure(figsize=(1 + 4.3 * panels, 3.9), layout="constrained")
     cell = record.cells[0]
-    figure.suptitle(f"{record.config.workload}: {cell.label}, {record.data.name}", fontsize=11)
+    title = f"{record.config.workload}: {cell.label}, {record.data.name}"
+    figure.suptitle(literal(title), fontsize=11)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     _losses(axes.pop(0), training)
     if has_metrics:

@@ -38,6 +38,7 @@ def print_differences(found: Sequence[Difference], console: Console) -> None:
             row.verdict,
         )
     console.print(table)
+    console.print("of several values the geometric mean, as in the ratio")
 
 
 def _told(value: float, unit: str) -> str:

@@ -17,6 +17,11 @@ ROUND: dict[str, Any] = {"s": 20, "color": "#0072b2", **OUTLINE}
 LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False}
 
 
+def literal(text: str) -> str:
+    """Return a name whose dollar signs matplotlib does not take for the ends of a formula."""
+    return text.replace("$", r"\$")
+
+
 def tidy(figure: Figure, sides: Mapping[str, Axes], columns: int = 4) -> None:
     """Draw grids instead of frames, and put legends below the axes, where they cover no sample.
 

@@ -22,6 +22,8 @@ from perfkit.core.training_result import Epoch
 from perfkit.report.training import epoch_words
 from perfkit.report.words import count_of, duration
 
+A_DAY_S = 86400.0  # of a sweep that takes longer the hour at which it ends says nothing
+
 
 class _Display:
     """A bar on a terminal, a line for each part of the run elsewhere; on stderr."""
@@ -125,11 +127,12 @@ class SweepDisplay(_Display):
         if processes == 0:
             return
         able = sum(cell.skipped is None for cell in sweep.cells)
-        ends = datetime.now().astimezone() + timedelta(seconds=left_s)
+        ends = ""
+        if left_s < A_DAY_S:
+            ends = f", until {datetime.now().astimezone() + timedelta(seconds=left_s):%H:%M}"
         self._console.print(
             f"perfkit: {count_of(processes, 'process')} to run ({count_of(able, 'cell')}, "
-            f"{count_of(sweep.rounds, 'round')}): about {duration(left_s)}, until "
-            f"{ends:%H:%M}",
+            f"{count_of(sweep.rounds, 'round')}): about {duration(left_s)}{ends}",
             soft_wrap=True,
         )
         self._bar.update(self._task, total=left_s)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from perfkit.analysis.sweep_scaling import Curve, Gain, Scaled
 from perfkit.core.files import replacing
 from perfkit.core.sweep import Sweep
-from perfkit.report.figures import BAR_HEIGHT, CEILING, tidy
+from perfkit.report.figures import BAR_HEIGHT, CEILING, literal, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def draw_scaling(sweep: Sweep, rows: Sequence[Scaled], curves: Sequence[Curve], 
     if not parts:
         return
     figure = Figure(figsize=(6 * len(parts), 2.2 + 0.5 * max(len(rows), 4)), layout="constrained")
-    figure.suptitle(f"{sweep.name} on {sweep.hardware}", fontsize=11)
+    figure.suptitle(literal(f"{sweep.name} on {sweep.hardware}"), fontsize=11)
     axes = dict(zip(parts, figure.subplots(1, len(parts), squeeze=False)[0], strict=True))
     if rows:
         _gains(axes["gains"], rows)
@@ -55,7 +55,7 @@ def _gains(axes: Axes, rows: Sequence[Scaled]) -> None:
         _gain(axes, place + BESIDE, row.equal_cores, SAME_CORES, "over equal cores in all")
         known = [gain.factor.estimate for gain in (row.equal_threads, row.equal_cores) if gain]
         highest = max(highest, ceiling, *known)
-    axes.set_yticks(range(len(rows)), [row.row.label for row in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [literal(row.row.label) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 1.15 * highest)  # an interval that tells nothing runs out of the axes
     axes.set_xlabel("samples/s over those of serial, within rounds, 95 %")
@@ -82,12 +82,12 @@ def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
         below = [(rate.median - rate.first) / one for rate in spread]
         above = [(rate.third - rate.median) / one for rate in spread]
         rates = [rate / one for rate in curve.rates]
-        axes.errorbar(at, rates, (below, above), fmt="o", color=colour, label=curve.label)
+        axes.errorbar(at, rates, (below, above), fmt="o", color=colour, label=literal(curve.label))
         if curve.why_no_law() is None:
             fit = curve.laws()["USL"]
             dense = [at[0] + (at[-1] - at[0]) * step / SMOOTH for step in range(SMOOTH + 1)]
             law = [fit.at(count) / one for count in dense]
-            axes.plot(dense, law, color=colour, linewidth=1, label=f"USL of {curve.label}")
+            axes.plot(dense, law, color=colour, linewidth=1, label=literal(f"USL of {curve.label}"))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(counts, [f"{count}" for count in counts])

@@ -35,6 +35,7 @@ COSTS_OF: dict[Goal, str] = {
     "memory": "the memory",
 }
 TOLD_ELSEWHERE = ("workload", "data", "image_size")
+MOST_MORE = 99  # rounds that are told in figures: nobody adds more
 MOST_NAMED = 3  # cells that share a notice are named up to this number
 
 
@@ -115,14 +116,26 @@ def verdict_words(verdict: Verdict) -> str:
     """Return a verdict as the table has it."""
     if verdict.more_rounds is None:
         return verdict.word
+    if verdict.more_rounds > MOST_MORE:
+        return f"{verdict.word}, >{MOST_MORE} more"
     return f"{verdict.word}, ~{verdict.more_rounds} more"
 
 
-def write_tables(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write ``table.md`` as printed and ``table.csv`` in SI units; OSError where they cannot be."""
+def write_tables(sweep: Sweep, rows: Sequence[Row], missing: int, folder: Path) -> list[Path]:
+    """Write what is printed as ``table.md``, and ``table.csv``, in seconds, MiB and joules.
+
+    OSError where they cannot be written.
+    """
     markdown, comma = folder / "table.md", folder / "table.csv"
+    told = [("notice", notice) for notice in notices(sweep, rows)]
+    parts = [
+        f"# {sweep.name}\n",
+        _listed(_conditions(sweep, rows, missing)),
+        *map(_marked, tables(rows)),
+        _listed([*scaling_lines(scaled(rows), curves(rows)), *answers(sweep, rows), *told]),
+    ]
     with replacing(markdown) as temporary:
-        temporary.write_text("\n".join(map(_marked, tables(rows))), encoding="utf-8")
+        temporary.write_text("\n".join(parts), encoding="utf-8")
     gains = {one.row.label: plain_scaling(one) for one in scaled(rows)}
     plain = [_plain(row) | gains.get(row.label, {}) for row in rows]
     columns = list(dict.fromkeys(name for values in plain for name in values))
@@ -131,6 +144,11 @@ def write_tables(rows: Sequence[Row], folder: Path) -> list[Path]:
         writer.writeheader()
         writer.writerows(plain)
     return [markdown, comma]
+
+
+def _listed(lines: Sequence[Line]) -> str:
+    """Return lines as a list in Markdown."""
+    return "".join(f"- **{key}**: {text}\n" for key, text in lines)
 
 
 def _marked(lines: Sequence[Sequence[str]]) -> str:
@@ -144,7 +162,8 @@ def answers(sweep: Sweep, rows: Sequence[Row]) -> list[Line]:
     """Return what to use for which goal, and what that does not say."""
     lines = [(f"for {one.goal}", _advice(one)) for one in recommend(rows)] if len(rows) > 1 else []
     lines += [("skipped", f"{c.label}: {c.skipped}") for c in sweep.cells if c.skipped is not None]
-    tried = {name for row in rows for name in (row.cell.strategy, row.cell.precision)}
+    configs = [sweep.config(index) for index in range(len(sweep.cells))]
+    tried = {name for config in configs for name in (config.strategy, config.precision)}
     known = (*get_args(StrategyName), *get_args(Precision))
     others = [name for name in known if name not in tried]
     if others:
@@ -236,10 +255,15 @@ def _advice(one: Recommendation) -> str:
         return one.best[0]
     gain = f"{one.verdict.gain.estimate:.2f}x {bounds(one.verdict.gain)}"
     if len(one.best) > 1:
-        more = one.verdict.more_rounds
-        rounds = f"; about {count_of(more, 'more round')} would tell" if more is not None else ""
-        same = "are equal" if one.verdict.word == "equal" else "cannot be told apart"
-        return f"no recommendation among {_named(one.best)}: the first two {same}, {gain}{rounds}"
+        more = one.verdict.more_rounds or 0
+        rounds = f"; about {count_of(more, 'more round')} would tell" if more else ""
+        if more > MOST_MORE:
+            rounds = f"; more than {MOST_MORE} more rounds would have to tell"
+        same = "is equal" if one.verdict.word == "equal" else "tells nothing"
+        return (
+            f"no recommendation among {_named(one.best)}: {one.runner_up} takes {gain} "
+            f"{COSTS_OF[one.goal]} of {one.best[0]}, which {same}{rounds}"
+        )
     return f"{one.best[0]}; the runner-up, {one.runner_up}, takes {gain} {COSTS_OF[one.goal]}"
 
 

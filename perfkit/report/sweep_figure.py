@@ -11,7 +11,7 @@ from perfkit.analysis.sweep import Row
 from perfkit.core.files import replacing
 from perfkit.core.stats import Word
 from perfkit.core.sweep import Sweep
-from perfkit.report.figures import BAR, BAR_HEIGHT, ROUND, tidy
+from perfkit.report.figures import BAR, BAR_HEIGHT, ROUND, literal, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,11 +32,11 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 1.8 + 0.45 * len(rows)), layout="constrained")
-    figure.suptitle(f"{sweep.name} on {sweep.hardware}", fontsize=11)
+    figure.suptitle(literal(f"{sweep.name} on {sweep.hardware}"), fontsize=11)
     left, right = figure.subplots(1, 2, sharey=True)
     _rates(left, rows)
     _gains(right, rows)
-    left.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
+    left.set_yticks(range(len(rows)), [literal(row.label) for row in rows], fontsize=8)
     left.set_ylim(len(rows) - 0.5, -0.5)
     tidy(figure, {"left": left, "right": right})
     with replacing(path) as temporary:
@@ -71,4 +71,4 @@ def _gains(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_xlim(low, high)  # an interval that tells nothing runs out of the axes
     axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel(f"samples/s over those of {rows[0].label}, within rounds, 95 %")
+    axes.set_xlabel(f"samples/s over those of {literal(rows[0].label)}, within rounds, 95 %")

@@ -11,6 +11,7 @@ from sweep_records import a_sweep, one_process
 from perfkit.analysis.recommendation import recommend, rounds_to_add
 from perfkit.analysis.sweep import Row, more_seconds, rows, sweep_drift
 from perfkit.core.config import ProfileConfig, TrainConfig
+from perfkit.core.errors import PerfkitError
 from perfkit.core.record import Memory, Record
 from perfkit.core.sweep import Options
 
@@ -54,7 +55,8 @@ def test_a_row_has_medians_over_processes_and_a_gain_within_rounds() -> None:
     assert base.step_s.median == pytest.approx(
         sorted(costs(0.2))[2] / 2 + sorted(costs(0.2))[3] / 2
     )
-    assert base.samples_per_s.median == pytest.approx(4 / base.step_s.median, rel=0.02)
+    assert base.samples_per_s.median == pytest.approx(4 / base.step_s.median, rel=1e-12)
+    assert base.samples_per_s.first == pytest.approx(4 / base.step_s.third, rel=1e-12)
     assert workers.verdict is not None
     assert workers.verdict.word == "faster"
     assert workers.verdict.gain.estimate == pytest.approx(2.0)
@@ -133,6 +135,18 @@ def test_inside_the_noise_nothing_is_recommended() -> None:
     assert time.verdict.more_rounds is not None
 
 
+def test_beside_the_best_stands_the_first_that_cannot_be_told_from_it() -> None:
+    time, *_ = recommend(
+        found(
+            ({}, costs(0.2), {}), (WORKERS, costs(0.21, shift=2), {}), (DDP, costs(0.22, 10, 1), {})
+        )
+    )
+    assert time.best == ["base", "strategy=ddp gpus=2"]
+    assert time.runner_up == "strategy=ddp gpus=2"
+    assert time.verdict is not None
+    assert time.verdict.word == "undecided"
+
+
 def test_another_model_is_neither_compared_nor_recommended() -> None:
     sweep = a_sweep(WORKERS, {"model": "small"})
     records = {
@@ -143,6 +157,14 @@ def test_another_model_is_neither_compared_nor_recommended() -> None:
     _, workers, small = rows(sweep, records)
     assert (workers.no_ratio, small.no_ratio, small.verdict) == (None, "other model", None)
     assert recommend(rows(sweep, records))[0].best == ["workers=2"]
+
+
+def test_processes_that_did_other_work_than_the_first_of_their_cell_are_refused() -> None:
+    sweep = a_sweep(WORKERS, rounds=2)
+    records = {i: {n: one_process(sweep, i, 0.2) for n in (0, 1)} for i in (0, 1)}
+    records[1][1] = records[1][1].model_copy(update={"parameters": 7})
+    with pytest.raises(PerfkitError, match="workers=2: in rounds 1 and 2 the work was not"):
+        rows(sweep, records)
 
 
 def test_a_goal_of_which_the_records_do_not_tell_has_no_recommendation() -> None:

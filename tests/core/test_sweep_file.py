@@ -124,6 +124,8 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"schema_version": None}, "is not a perfkit sweep"),
         ({"rounds": "many"}, "is not a valid sweep (rounds: "),
         ({"rounds": 0}, "is not a valid sweep (rounds: "),
+        ({"rounds_before": [9]}, "is not a valid sweep (: rounds: 3 do not come after [9])"),
+        ({"schema_version": f"2.{'1' * 5000}"}, "is not a perfkit sweep"),
         (
             {"cells": [{"label": "a", "options": {"workers": "x"}}]},
             "is not a valid sweep (cells.0.options.workers: ",

@@ -89,6 +89,17 @@ def test_two_cells_that_are_the_same_are_refused() -> None:
         planned(cells=[{"local_batch": 4}])
 
 
+@pytest.mark.parametrize("twin", [{"workers": "1"}, {"workers": "01"}, {"workers": 1, "seed": 0}])
+def test_a_cell_written_in_another_way_is_the_same_cell(twin: dict[str, Any]) -> None:
+    with pytest.raises(PerfkitError, match=r"cells 'workers=1' and '.*' are the same"):
+        planned(cells=[{"workers": 1}, twin])
+
+
+def test_a_value_of_the_matrix_that_no_cell_can_have_is_refused() -> None:
+    with pytest.raises(PerfkitError, match="precision = 'fp31': "):
+        planned(matrix={"precision": ["fp32", "fp31"]})
+
+
 def test_a_sweep_of_which_nothing_can_run_is_refused() -> None:
     with pytest.raises(PerfkitError, match=r"no cell can run here; the first: .*fp16"):
         planned(base={"precision": "fp16"}, cells=[{"workers": 1}])

@@ -12,7 +12,7 @@ from sweep_records import a_sweep, one_process, written
 
 from perfkit.core.config import RunConfig
 from perfkit.core.errors import PerfkitError
-from perfkit.core.record import Record, write_record
+from perfkit.core.record import Record, read_record, write_record
 from perfkit.core.sweep import Sweep, read_sweep
 from perfkit.engine import sweep_run
 from perfkit.engine.sweep_folder import (
@@ -59,7 +59,8 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
             return sweep_run.Failure(words, is_refusal=words.startswith("--"))
         folder.mkdir(parents=True)
         index = int(folder.name.rpartition("cell")[2]) - 1
-        write_record(one_process(sweep, index, 0.2), folder)
+        record = one_process(sweep, index, 0.2)
+        write_record(record.model_copy(update={"name": folder.name}), folder)
         return None
 
     monkeypatch.setattr(sweep_run, "_run", run)
@@ -179,7 +180,7 @@ def edited(record: Record, **changes: Any) -> bytes:
         part = content
         *parents, last = path.split("__")
         for name in parents:
-            part = part[name]
+            part = part[int(name) if name.isdigit() else name]
         part[last] = value
     return orjson.dumps(content)
 
@@ -190,6 +191,12 @@ def edited(record: Record, **changes: Any) -> bytes:
         ({"config__workers": 0}, "is no run of cell 'workers=2' (workers is 0, asked for was 2)"),
         ({"environment__hardware": "B CPU"}, "was measured on B CPU, the sweep on A CPU, 4 cores"),
         ({"cells": []}, "is not a valid Record (cells: "),
+        ({"name": "round1-cell2"}, "is a copy of run 'round1-cell2'"),
+        ({"config__seed": 5}, "is no run of cell 'workers=2' (seed is 5, asked for was 0)"),
+        (
+            {"cells__0__workers": 3},
+            "is no run of cell 'workers=2' (workers of what was measured",
+        ),
         ({"schema_version": "9.0"}, "has schema version 9.0"),
     ],
 )
@@ -199,10 +206,12 @@ def test_a_record_that_was_edited_by_hand_is_named(
     sweep = a_sweep(WORKERS, rounds=2)
     folder = written(sweep, tmp_path / "s", [[0.2, 0.2], [0.2, 0.2]])
     run = record_folder(folder, 1, 1) / "record.json"
-    run.write_bytes(edited(one_process(sweep, 1, 0.2), **changes))
+    run.write_bytes(edited(read_record(run), **changes))
     with pytest.raises(PerfkitError) as caught:
         read_records(sweep, folder)
     assert str(caught.value).startswith(f"{run}: {words}")
+    if "measured on" not in words:
+        assert f"delete {run.parent}, then: perfkit sweep --resume {folder}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,24 @@ def test_each_letter_is_explained_and_what_is_doubtful_is_said_under_it() -> Non
     assert "B  something [was] odd\n" in text
 
 
+def test_the_options_in_which_a_run_differs_from_the_first_are_named() -> None:
+    other = a_record(a_cell([[0.2]], workers=2), name="other", config={"workers": 2, "seed": 5})
+    text = printed(SERIAL, other, width=200)
+    assert "B  differs from A in seed=5 (A: 0), workers=2 (A: 0)\n" in text
+    assert "differs" not in printed(SERIAL, SERIAL)
+
+
+def test_a_variant_beside_a_run_is_drawn_as_no_serial_baseline(tmp_path: Path) -> None:
+    path = tmp_path / "figure.svg"
+    for role in ("baseline", "variant"):
+        beside = a_baseline([0.1, 0.1], role=role)
+        with mpl.rc_context({"svg.fonttype": "none"}):
+            draw_comparison([a_record(a_cell([[0.2], [0.2]]), beside)], path)
+        drawn = path.read_text()
+        assert ("serial on one device" in drawn) == (role == "baseline")
+        assert ("ceiling of the strategy" in drawn) == (role == "baseline")
+
+
 def test_how_images_were_preprocessed_is_said_where_it_differs() -> None:
     loader, device = (
         a_record(a_cell([[0.2]], preprocess=where, implementation=[what] * 2), name=where)

@@ -89,8 +89,11 @@ def test_foreign_load_is_told_once_for_all_cells() -> None:
 
 
 def test_the_files_say_the_same_as_the_table(measured: list[Row], tmp_path: Path) -> None:
-    markdown, comma = write_tables(measured, tmp_path)
-    lines = markdown.read_text().splitlines()
+    markdown, comma = write_tables(SWEEP, measured, 0, tmp_path)
+    text = markdown.read_text()
+    assert text.startswith("# a-sweep\n\n- **workload**: tiny:Tiny on vectors")
+    assert "- **for time**: no recommendation" in text or "- **for time**: workers=2" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(measured)
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     with comma.open() as file:
@@ -113,6 +116,15 @@ def test_the_figure_is_drawn_with_and_without_intervals(tmp_path: Path, rounds: 
     draw_sweep(SWEEP, found, path)
     assert path.read_bytes().startswith(b"\x89PNG")
     printed(SWEEP, found)
+
+
+def test_dollars_in_names_are_no_formula(tmp_path: Path) -> None:
+    found = [replace(row, label="data=$x^$") for row in scaling([serial(0.1), parallel(0.05, 2)])]
+    sweep = SWEEP.model_copy(update={"name": "$_^$"})
+    draw_sweep(sweep, found, tmp_path / "sweep.png")
+    draw_scaling(sweep, scaled(found), curves(found), tmp_path / "scaling.png")
+    assert (tmp_path / "sweep.png").exists()
+    assert (tmp_path / "scaling.png").exists()
 
 
 def test_cells_on_several_devices_have_a_table_of_their_own_beside_their_ceilings() -> None:
@@ -140,7 +152,7 @@ def test_a_missing_baseline_is_told(tmp_path: Path) -> None:
     found = scaling([parallel(0.05, ranks=2), serial(0.06, threads=4)])
     text = printed(SWEEP, found)
     assert "not known, for no cell with strategy=serial, threads=1, else the same, was" in text
-    _, comma = write_tables(found, tmp_path)
+    _, comma = write_tables(SWEEP, found, 0, tmp_path)
     with comma.open() as file:
         assert "speedup" not in next(csv.reader(file))
 
@@ -153,7 +165,7 @@ def test_the_files_have_gains_and_laws_are_told_and_drawn(tmp_path: Path) -> Non
     text = printed(SWEEP, found)
     assert "Amdahl: p 0.9" in text
     assert "USL: sigma 0.0" in text
-    markdown, comma = write_tables(found, tmp_path)
+    markdown, comma = write_tables(SWEEP, found, 0, tmp_path)
     assert markdown.read_text().count("| cell |") == 2
     with comma.open() as file:
         _, two, _, eight = csv.DictReader(file)
@@ -174,5 +186,5 @@ def test_energy_has_a_column_where_it_was_counted(measured: list[Row], tmp_path:
         measured[1].records[number] = used
     column = tables(measured)[0][0].index("energy a sample")
     assert [line[column] for line in tables(measured)[0][1:]] == ["-", "1.50 J GPU", "-"]
-    with write_tables(measured, tmp_path)[1].open() as file:
+    with write_tables(SWEEP, measured, 0, tmp_path)[1].open() as file:
         assert [line["gpu_j_per_sample"] for line in csv.DictReader(file)] == ["", "1.5", ""]

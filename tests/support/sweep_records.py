@@ -55,5 +55,6 @@ def written(sweep: Sweep, folder: Path, costs: Sequence[Sequence[float]]) -> Pat
             run = record_folder(folder, number, index)
             run.mkdir(parents=True)
             at = number * len(costs) + index
-            write_record(one_process(sweep, index, step_s, at=at), run)
+            record = one_process(sweep, index, step_s, at=at)
+            write_record(record.model_copy(update={"name": run.name}), run)
     return folder

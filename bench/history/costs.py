@@ -103,5 +103,6 @@ for method in (
     cost = method.__name__.removeprefix("track_").replace("_", " ")
     method.unit = UNITS[cost]
     method.pretty_name = f"strategies: {cost}"
-    method.params = ([name for name, case in SEVERAL.items() if cost in case.costs],)
-    method.pretty_source = measures(next(iter(SEVERAL.values())))
+    having = [case for case in SEVERAL.values() if cost in case.costs]
+    method.params = ([case.name for case in having],)
+    method.pretty_source = "\n".join(map(measures, having))

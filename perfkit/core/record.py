@@ -216,7 +216,7 @@ class Cell(Part):
     """Samples of a step over all ranks."""
     ceiling: PositiveAmount
     """The most this strategy can gain over one device, as a factor."""
-    time_to_first_step_s: Annotated[list[PositiveAmount], Field(min_length=1)]
+    time_to_first_step_s: Annotated[list[Amount], Field(min_length=1)]
     """Of each rank: from the start of its process to the end of its first step."""
     warmup_step_s: list[Amount]
     """Step times of rank 0 during warm-up, the first step not among them."""
